@@ -1,0 +1,44 @@
+/*
+ * image.h: pictures as bytes in, upright RGB out; and back to PNG.
+ *
+ * Decoding follows Pillow's `Image.open(f)`, `ImageOps.exif_transpose`, `convert("RGB")` (DESIGN
+ * §5): alpha and palette transparency are dropped, CMYK/YCCK use Adobe's inversion, the first frame
+ * of an animation is taken, and 16-bit grey is scaled rather than clipped. JPEG by libjpeg-turbo,
+ * PNG by libpng, WebP by libwebp. Thread-safe: no state is shared between calls.
+ */
+#ifndef VLMD_CORE_IMAGE_IMAGE_H
+#define VLMD_CORE_IMAGE_IMAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/buffer.h"
+#include "core/base/error.h"
+
+enum image_format { IMAGE_UNKNOWN, IMAGE_JPEG, IMAGE_PNG, IMAGE_WEBP };
+
+/* An upright RGB picture. `rgb` is [height, width, 3], rows without padding; owned (malloc). */
+struct image {
+    size_t width;
+    size_t height;
+    uint8_t *rgb;
+};
+
+/* By the first bytes only, never by name. */
+enum image_format image_sniff(const void *bytes, size_t size);
+
+/* Decodes bytes[0..size) into *out (to be released by image_release).
+ * Fails with STATUS_UNSUPPORTED_MEDIA (no format we know), STATUS_IMAGE_TOO_LARGE (width × height
+ * of the header above max_pixels; nothing was decoded or allocated then), STATUS_BROKEN_IMAGE
+ * (truncated, corrupt, zero-sized), STATUS_NO_MEMORY. *out is untouched on failure. */
+enum status image_decode(const void *bytes, size_t size, size_t max_pixels, struct image *out,
+                         struct error *err);
+
+void image_release(struct image *image); /* NULL and zeroed structs are fine */
+
+/* Encodes pixels [height, width, channels] (channels 1 = grey, 3 = RGB) as PNG, appended to *out.
+ */
+enum status image_encode_png(const uint8_t *pixels, size_t width, size_t height, int channels,
+                             struct buffer *out, struct error *err);
+
+#endif

@@ -1,0 +1,136 @@
+/*
+ * nn.h: the operations that forward passes are written in.
+ *
+ * Activations are f32, row-major, [n_rows, dim], "packed": the rows of all sequences of a batch one
+ * after another, without padding. Weights are read-only and borrowed from the checkpoint's map
+ * where their dtype allows it. All operations take a `struct compute`: the pool that they are
+ * spread over and the arena from which they take scratch memory. Operations that need scratch
+ * return STATUS_NO_MEMORY without having written their output; the others cannot fail.
+ */
+#ifndef VLMD_CORE_NN_NN_H
+#define VLMD_CORE_NN_NN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/arena.h"
+#include "core/base/error.h"
+#include "core/nn/pool.h"
+
+struct compute {
+    struct pool *pool;
+    struct arena *scratch; /* owned by the lane that runs the pass; reset by it after the pass */
+};
+
+/* ---- linear layers ----------------------------------------------------------------------------
+ */
+
+enum dtype {
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_I64,
+    DTYPE_I32,
+    DTYPE_U8,
+    DTYPE_BOOL,
+    N_DTYPES
+};
+size_t dtype_size(enum dtype dtype);      /* bytes per element */
+const char *dtype_name(enum dtype dtype); /* "F32", as safetensors writes it */
+/* Converts n elements of a floating dtype to f32; src need not be aligned. */
+void dtype_to_f32(const void *src, enum dtype dtype, size_t n, float *dst);
+
+enum activation {
+    ACTIVATION_NONE,
+    ACTIVATION_GELU,       /* exact, by erf */
+    ACTIVATION_GELU_TANH,  /* "gelu_new", "gelu_pytorch_tanh", "gelu_fast" */
+    ACTIVATION_QUICK_GELU, /* x · sigmoid(1.702 x) */
+    ACTIVATION_RELU,
+    ACTIVATION_SILU,
+    ACTIVATION_TANH,
+    ACTIVATION_SIGMOID,
+    N_ACTIVATIONS
+};
+/* By the name config.json uses ("gelu", "quick_gelu", …); false when we don't have it. */
+bool activation_parse(const char *name, enum activation *out);
+void nn_activate(const struct compute *compute, enum activation activation, float *x, size_t n);
+
+/* y = x · weightᵀ + bias. Filled by linear_init(); treat as opaque. */
+struct linear {
+    const float *weight; /* [n_out, n_in] */
+    const float *bias;   /* [n_out] or NULL */
+    size_t n_out, n_in;
+    void *owned; /* converted or packed form, freed by linear_release(); NULL when used in place */
+};
+
+/* Takes weight [n_out, n_in] of any floating dtype and bias (f32, or NULL): f32 is used in place
+ * (borrowed), f16 and bf16 are converted once into owned memory. `weight` may be unaligned. */
+enum status linear_init(struct linear *linear, const void *weight, enum dtype dtype,
+                        const float *bias, size_t n_out, size_t n_in, struct error *err);
+void linear_release(struct linear *linear);
+
+/* y[n_rows, n_out] = activation(x[n_rows, n_in] · weightᵀ + bias) + residual. residual ([n_rows,
+ * n_out], may be y itself) or NULL. x and y must not overlap. Rows are contiguous. */
+void nn_linear(const struct compute *compute, const struct linear *linear, const float *x,
+               size_t n_rows, enum activation activation, const float *residual, float *y);
+
+/* ---- norms, embeddings, elementwise ------------------------------------------------------------
+ */
+
+struct norm {
+    const float *weight; /* [dim] */
+    const float *bias;   /* [dim]; NULL in RMS norms */
+    size_t dim;
+    float eps;
+};
+void nn_layer_norm(const struct compute *compute, const struct norm *norm, const float *x,
+                   size_t n_rows, float *y); /* y may be x */
+void nn_rms_norm(const struct compute *compute, const struct norm *norm, const float *x,
+                 size_t n_rows, float *y);
+void nn_add(const struct compute *compute, float *x, const float *y, size_t n); /* x += y */
+void nn_softmax_rows(float *x, size_t n_rows, size_t n); /* in place, max-subtracted */
+void nn_l2_normalize_rows(float *x, size_t n_rows, size_t dim);
+
+/* ---- attention ---------------------------------------------------------------------------------
+ */
+
+/* One sequence's attention: n_q query rows against n_kv key/value rows. Rows are `…_stride` floats
+ * apart, a row holds the heads one after another (head h at offset h · head_dim), so q, k and v may
+ * be slices of one fused projection or of a KV cache. */
+struct attention_item {
+    const float *q;
+    size_t n_q, q_stride;
+    const float *k, *v;
+    size_t n_kv, kv_stride;
+    float *out; /* [n_q, n_heads · head_dim], rows out_stride apart */
+    size_t out_stride;
+    const float *key_bias; /* [n_kv] added to the scores of all heads and queries, or NULL (masks:
+                              -INFINITY) */
+};
+
+struct attention_shape {
+    size_t n_heads;
+    size_t n_kv_heads; /* = n_heads, or fewer in grouped-query attention */
+    size_t head_dim;
+    float scale; /* usually 1 / sqrt(head_dim) */
+    bool causal; /* query i of an item sees keys 0 … n_kv - n_q + i */
+};
+
+/* softmax(scale · q kᵀ + mask) v for every item and head, spread over items × heads × blocks of
+ * queries. The scores of a block are the only ones in memory. */
+enum status nn_attention(const struct compute *compute, const struct attention_shape *shape,
+                         const struct attention_item *items, size_t n_items, struct error *err);
+
+/* ---- pictures -----------------------------------------------------------------------------------
+ */
+
+/* Cuts planar pictures [3, height, width] into patch rows for a patch embedding (a convolution
+ * whose stride is its kernel): for n pictures of one size, out is [n · (height/patch) ·
+ * (width/patch), channels · patch · patch] in the order of a convolution weight [out, channels,
+ * patch, patch] flattened. Remainders at the right and bottom edge are left out, as a convolution
+ * does. */
+void nn_patches(const struct compute *compute, const float *const *pictures, size_t n,
+                size_t channels, size_t height, size_t width, size_t patch, float *out);
+
+#endif
