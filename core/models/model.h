@@ -1,0 +1,239 @@
+/*
+ * model.h: what an architecture is, and what a loaded model offers to the runtime.
+ *
+ * Every system of the mission is made of up to four batched passes; an architecture fills in the
+ * ones it has:
+ *
+ *   encode_images   pictures                     → features   (one refcounted block a picture)
+ *   encode_texts    token sequences              → embeddings
+ *   score_pairs     (features, text) pairs       → outputs    (a match, class scores, boxes, a
+ * mask) prefill/decode  (features, prompt) sequences → logits     (generation, one token a step)
+ *
+ * plus per-request steps that run on the worker threads: `preprocess` (picture → pixels),
+ * `tokenize` (text → tokens for a task), `detokenize`. The runtime knows nothing else of a model;
+ * the API reads `traits`. Adding an architecture is one file that ends with one `const struct
+ * architecture`, and one line in registry.c.
+ *
+ * A loaded model is immutable; its functions may be called by any thread, each pass with the
+ * caller's own compute.
+ */
+#ifndef VLMD_CORE_MODELS_MODEL_H
+#define VLMD_CORE_MODELS_MODEL_H
+
+#include <stdatomic.h>
+
+#include "core/image/processor.h"
+#include "core/text/tokenizer.h"
+#include "core/weights/checkpoint.h"
+
+#define TASK_LIST(TASK)                                                                            \
+    TASK(CAPTION, "caption")                                                                       \
+    TASK(VQA, "vqa")                                                                               \
+    TASK(MATCH, "match")                                                                           \
+    TASK(CLASSIFY, "classify")                                                                     \
+    TASK(EMBED, "embed")                                                                           \
+    TASK(DETECT, "detect")                                                                         \
+    TASK(SEGMENT, "segment")                                                                       \
+    TASK(GROUND, "ground")                                                                         \
+    TASK(FILL, "fill")                                                                             \
+    TASK(CHAT, "chat")
+
+enum task {
+#define TASK_ENUM(id, name) TASK_##id,
+    TASK_LIST(TASK_ENUM)
+#undef TASK_ENUM
+        N_TASKS
+};
+#define TASK_BIT(id) (1u << TASK_##id)
+const char *task_name(enum task task);
+
+/* ---- what passes between the passes -----------------------------------------------------------
+ */
+
+/* What the vision tower gives for one picture: [n_rows, dim], e.g. patch tokens, or one pooled and
+ * L2-normalised embedding (n_rows = 1, dual encoders). Immutable once made; shared by count. */
+struct features {
+    atomic_uint n_refs;
+    size_t n_rows, dim;
+    float rows[];
+};
+struct features *features_new(size_t n_rows, size_t dim); /* one reference; NULL: out of memory */
+struct features *features_ref(struct features *features);
+void features_unref(struct features *features); /* NULL is fine */
+
+/* A picture (or several) and a text, to be scored together. */
+struct pair {
+    struct features *const *images; /* usually one; NLVR2 has two */
+    size_t n_images;
+    const struct tokens *text;
+    const float *text_embedding; /* [embed_dim] where pairs_by_embedding, else NULL */
+};
+
+/* ---- generation -------------------------------------------------------------------------------
+ */
+
+/* Keys and values that a sequence attends to and never writes: a picture's, for cross-attention.
+ * Shared by the beams of a group. */
+struct kv_shared {
+    atomic_uint n_refs;
+    size_t n_rows; /* picture (or question) tokens */
+    size_t n_floats;
+    float data[]; /* in the architecture's own layout */
+};
+struct kv_shared *kv_shared_new(size_t n_rows, size_t n_floats);
+struct kv_shared *kv_shared_ref(struct kv_shared *shared);
+void kv_shared_unref(struct kv_shared *shared); /* NULL is fine */
+
+/* One sequence under way: its self-attention cache. Written only by the lane that runs it. */
+struct sequence {
+    size_t n_tokens; /* in the cache */
+    size_t capacity; /* tokens there is room for */
+    size_t n_layers, dim;
+    float *kv;               /* [n_layers][keys, values][capacity][dim]; see sequence_kv() */
+    struct kv_shared *cross; /* NULL for decoder-only models */
+};
+void sequence_init(struct sequence *sequence, size_t n_layers, size_t dim);
+/* Room for n_tokens in all; keeps what is there. */
+enum status sequence_reserve(struct sequence *sequence, size_t n_tokens, struct error *err);
+/* Row 0 of a layer's keys (which = 0) or values (which = 1); rows are dim floats apart. */
+float *sequence_kv(const struct sequence *sequence, size_t layer, int which);
+/* A copy that shares `cross`: how a beam splits. */
+enum status sequence_fork(struct sequence *out, const struct sequence *from, struct error *err);
+void sequence_release(struct sequence *sequence);
+
+struct prompt {
+    struct features *const *images;
+    size_t n_images;
+    const struct tokens *text; /* as `tokenize` made it for the task; never NULL */
+};
+
+/* What generate() would use for this checkpoint; a request overrides single fields of a copy.
+ * max_length counts the decoder's prompt, as generate() does. */
+enum { EOS_MAX = 8 };
+struct generation_params {
+    size_t max_length;     /* 0 = not set */
+    size_t max_new_tokens; /* 0 = not set; wins over max_length */
+    size_t min_length, min_new_tokens;
+    size_t num_beams;
+    size_t n; /* num_return_sequences */
+    bool do_sample;
+    float temperature;
+    size_t top_k;             /* 0 = off */
+    float top_p;              /* 1 = off */
+    float repetition_penalty; /* 1 = off */
+    float length_penalty;
+    size_t no_repeat_ngram_size;
+    int early_stopping; /* 0 false, 1 true, 2 "never" */
+    uint64_t seed;
+    int32_t eos_ids[EOS_MAX];
+    size_t n_eos;
+    int32_t pad_id; /* -1 = none */
+};
+
+/* ---- the model --------------------------------------------------------------------------------
+ */
+
+struct model;
+
+struct model_traits {
+    size_t embed_dim;  /* of encode_texts and of 1-row features; 0 = no embeddings */
+    float logit_scale; /* dual encoders: logits = scale · cosine + bias */
+    float logit_bias;
+    bool sigmoid_scores;              /* SigLIP: independent probabilities rather than a softmax */
+    size_t n_outputs;                 /* floats that score_pairs gives for one pair */
+    bool pairs_by_embedding;          /* score_pairs wants text embeddings beside the tokens */
+    bool match_cosine;                /* a match's second output is a cosine */
+    size_t context_length;            /* longest text in tokens */
+    size_t image_height, image_width; /* of pixels; 0 = varies */
+    const char *const *labels;        /* names of class scores [n_outputs], or NULL */
+    size_t vocab_size;                /* of prefill/decode logits */
+};
+
+struct architecture {
+    const char *name;    /* architectures[0] in config.json */
+    const char *summary; /* one line for people */
+    uint32_t tasks;      /* TASK_BIT(…) | … */
+
+    /* Reads the config and binds weights; sets model->state, traits, processor, generation. Leaves
+     * nothing behind on failure (free is not called then). */
+    enum status (*load)(struct model *model, struct error *err);
+    void (*free)(struct model *model);
+
+    /* Optional; NULL = image_processor_apply() with model->processor. */
+    enum status (*preprocess)(const struct model *model, const struct image *image,
+                              struct pixels *out, struct error *err);
+    /* Optional; NULL = tokenizer_encode() with special tokens, cut at context_length. For a
+     * generating task the result is the decoder's (or question encoder's) input. */
+    enum status (*tokenize)(const struct model *model, enum task task, const char *text,
+                            size_t size, struct tokens *out, struct error *err);
+    /* Optional; NULL = the new tokens' text, special tokens skipped, trimmed. `prompt` is what
+     * `tokenize` gave, ids[0..n) are the new tokens. */
+    enum status (*detokenize)(const struct model *model, enum task task,
+                              const struct tokens *prompt, const int32_t *ids, size_t n,
+                              struct buffer *out, struct error *err);
+
+    /* n ≥ 1 pictures of any sizes that preprocess gives → out[n], one reference each. */
+    enum status (*encode_images)(const struct model *model, const struct compute *compute,
+                                 const struct pixels *const *pixels, size_t n,
+                                 struct features **out, struct error *err);
+    /* n ≥ 1 texts → out [n, embed_dim], L2-normalised for dual encoders. */
+    enum status (*encode_texts)(const struct model *model, const struct compute *compute,
+                                const struct tokens *const *texts, size_t n, float *out,
+                                struct error *err);
+    /* n ≥ 1 pairs → out [n, n_outputs]. The task fixes what the floats mean: match: probability,
+     * cosine; vqa: a probability per label. */
+    enum status (*score_pairs)(const struct model *model, const struct compute *compute,
+                               enum task task, const struct pair *pairs, size_t n, float *out,
+                               struct error *err);
+    /* n ≥ 1 new sequences (initialised here): runs the prompts, fills the caches → the logits after
+     * each prompt's last token, [n, vocab_size]. All or nothing: on failure no sequence holds
+     * memory. */
+    enum status (*prefill)(const struct model *model, const struct compute *compute, enum task task,
+                           const struct prompt *prompts, struct sequence *sequences, size_t n,
+                           float *logits, struct error *err);
+    /* n ≥ 1 sequences of any lengths, one new token each → the logits after it [n, vocab_size]. */
+    enum status (*decode)(const struct model *model, const struct compute *compute,
+                          struct sequence *const *sequences, const int32_t *tokens, size_t n,
+                          float *logits, struct error *err);
+    /* Generation: the tokens that the decoder starts from for this prompt (what counts towards
+     * max_length and the repetition penalty), copied to out (room for prompt->n + 1); returns how
+     * many. NULL = the prompt itself. */
+    size_t (*decoder_prompt)(const struct model *model, enum task task, const struct tokens *prompt,
+                             int32_t *out);
+};
+
+struct model {
+    char *name;
+    const struct architecture *architecture;
+    struct checkpoint *checkpoint;
+    struct tokenizer *tokenizer; /* NULL when the checkpoint has none */
+    struct image_processor processor;
+    struct generation_params generation;
+    struct model_traits traits;
+    size_t n_parameters;
+    struct bound *bound;
+    void *state; /* the architecture's own */
+};
+
+/* Opens a checkpoint directory under a name (copied). The architecture is read from config.json; an
+ * unknown one is refused with those that are known (STATUS_BAD_CHECKPOINT). */
+struct model *model_open(const char *name, const char *directory, struct error *err);
+void model_free(struct model *model);
+
+/* The registry, in order; NULL past the end. */
+const struct architecture *architecture_at(size_t i);
+const struct architecture *architecture_find(const char *name);
+
+/* The per-request steps, with the defaults filled in. */
+enum status model_preprocess(const struct model *model, const struct image *image,
+                             struct pixels *out, struct error *err);
+enum status model_tokenize(const struct model *model, enum task task, const char *text, size_t size,
+                           struct tokens *out, struct error *err);
+enum status model_detokenize(const struct model *model, enum task task, const struct tokens *prompt,
+                             const int32_t *ids, size_t n, struct buffer *out, struct error *err);
+
+/* generation_config.json, else config.json's legacy keys, over the library's defaults. */
+enum status generation_params_load(const struct checkpoint *checkpoint,
+                                   struct generation_params *out, struct error *err);
+
+#endif

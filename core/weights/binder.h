@@ -1,0 +1,56 @@
+/*
+ * binder.h: from tensor names to the structs that forward passes use.
+ *
+ * A model's weight table is a list of bind_…() calls, each naming the field, the shape and the
+ * tensor (a printf pattern). The first fault (absent tensor, other shape, other dtype) is kept,
+ * later calls do nothing, and binder_finish() returns it: so the table reads as a table and every
+ * tensor is checked. f32 tensors are used in place; f16 and bf16 ones are converted into memory
+ * owned by the binder's `struct bound`, which lives as long as the model.
+ */
+#ifndef VLMD_CORE_WEIGHTS_BINDER_H
+#define VLMD_CORE_WEIGHTS_BINDER_H
+
+#include "core/weights/checkpoint.h"
+
+/* What binding allocated (converted tensors, linears' own forms); freed with the model. */
+struct bound;
+
+struct binder {
+    const struct tensor_set *tensors;
+    struct bound *bound;
+    struct error *err;
+    enum status status;  /* the first fault */
+    size_t n_parameters; /* bound so far */
+};
+
+/* err receives the first fault. */
+void binder_init(struct binder *binder, const struct tensor_set *tensors, struct error *err);
+
+/* Hands what was allocated to the caller on success (*out), frees it on failure. */
+enum status binder_finish(struct binder *binder, struct bound **out);
+void bound_free(struct bound *bound);
+
+/* A tensor of exactly this shape as f32. dims ends with 0: (const size_t[]){768, 3, 32, 32, 0}. */
+void bind_tensor(struct binder *binder, const float **out, const size_t *dims, const char *name,
+                 ...) __attribute__((format(printf, 4, 5)));
+
+/* A tensor that may be absent: true and bound when present. */
+bool bind_optional(struct binder *binder, const float **out, const size_t *dims, const char *name,
+                   ...) __attribute__((format(printf, 4, 5)));
+
+/* "<name>.weight" [n_out, n_in] (a convolution's further dims are flattened into n_in) and, if
+ * with_bias, "<name>.bias" [n_out]. */
+void bind_linear(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
+                 bool with_bias, const char *name, ...) __attribute__((format(printf, 6, 7)));
+
+/* Several layers of equal n_in as one product (q, k, v): `names` are put after the formatted
+ * prefix; their n_outs are concatenated. Copies unless the tensors are adjacent in the map. */
+void bind_linear_fused(struct binder *binder, struct linear *out, const size_t *n_outs, size_t n_in,
+                       bool with_bias, const char *const *names, size_t n_names, const char *prefix,
+                       ...) __attribute__((format(printf, 8, 9)));
+
+/* "<name>.weight" [dim] and "<name>.bias" [dim]. */
+void bind_norm(struct binder *binder, struct norm *out, size_t dim, float eps, const char *name,
+               ...) __attribute__((format(printf, 5, 6)));
+
+#endif

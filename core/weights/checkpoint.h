@@ -1,0 +1,44 @@
+/*
+ * checkpoint.h: a Hugging Face directory: its JSON files and its tensors.
+ *
+ * Everything tunable in the models comes from here; typed readers give defaults for absent keys and
+ * a clear error for wrong ones. Immutable after opening.
+ */
+#ifndef VLMD_CORE_WEIGHTS_CHECKPOINT_H
+#define VLMD_CORE_WEIGHTS_CHECKPOINT_H
+
+#include <jansson.h>
+
+#include "core/weights/safetensors.h"
+
+struct checkpoint {
+    char *directory;
+    json_t *config;       /* config.json */
+    json_t *preprocessor; /* preprocessor_config.json, or processor_config.json's
+                             "image_processor"; NULL when absent */
+    json_t *generation;   /* generation_config.json; NULL when absent */
+    struct tensor_set *tensors;
+    char revision[17]; /* 16 hex digits over config, preprocessor, weights: an embedding space's
+                          name */
+};
+
+struct checkpoint *checkpoint_open(const char *directory, struct error *err);
+void checkpoint_free(struct checkpoint *checkpoint);
+
+/* architectures[0] of config.json; NULL and an error when absent. */
+const char *checkpoint_architecture(const struct checkpoint *checkpoint, struct error *err);
+
+/* Typed reads of object[key]; *out keeps its value (the default) when the key is absent or null.
+ * Wrong type or range (sizes: 1 … 2^31) is STATUS_BAD_CHECKPOINT naming the key. */
+enum status config_size(const json_t *object, const char *key, size_t *out, struct error *err);
+enum status config_int(const json_t *object, const char *key, long long *out, struct error *err);
+enum status config_float(const json_t *object, const char *key, float *out, struct error *err);
+enum status config_bool(const json_t *object, const char *key, bool *out, struct error *err);
+/* The string is borrowed from the object. */
+enum status config_string(const json_t *object, const char *key, const char **out,
+                          struct error *err);
+/* A sub-object; an empty object when absent, so that reads from it give defaults. */
+enum status config_object(const json_t *object, const char *key, const json_t **out,
+                          struct error *err);
+
+#endif

@@ -1,0 +1,46 @@
+/*
+ * safetensors.h: the tensors of a checkpoint, memory-mapped.
+ *
+ * File layout (https://github.com/huggingface/safetensors): u64 little-endian header length n, n
+ * bytes of JSON {"name": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]},
+ * "__metadata__": {..}}, then the data that the offsets count from. A directory holds
+ * model.safetensors, or shards named by model.safetensors.index.json ("weight_map"). Every offset,
+ * shape and size is checked against the file before anything is returned. Maps are read-only and
+ * shared; a set is immutable after opening and may be read by any thread.
+ */
+#ifndef VLMD_CORE_WEIGHTS_SAFETENSORS_H
+#define VLMD_CORE_WEIGHTS_SAFETENSORS_H
+
+#include "core/nn/nn.h"
+
+enum { TENSOR_DIMS_MAX = 8 };
+
+/* One tensor in the map: borrowed from the set it came from; data may be unaligned. */
+struct tensor_view {
+    enum dtype dtype;
+    size_t n_dims;
+    size_t shape[TENSOR_DIMS_MAX];
+    const void *data;
+    size_t n_elements;
+};
+
+struct tensor_set;
+
+/* file_name: NULL for the standard names, else the one file to open
+ * ("open_clip_model.safetensors"). STATUS_BAD_CHECKPOINT names the file (and tensor) at fault;
+ * pickled weights (pytorch_model.bin alone) are refused with the reason. */
+struct tensor_set *tensor_set_open(const char *directory, const char *file_name, struct error *err);
+void tensor_set_close(struct tensor_set *set);
+
+/* NULL when there is no such tensor. */
+const struct tensor_view *tensor_set_find(const struct tensor_set *set, const char *name);
+
+size_t tensor_set_count(const struct tensor_set *set);
+const char *tensor_set_at(const struct tensor_set *set, size_t i, const struct tensor_view **view);
+size_t tensor_set_bytes(const struct tensor_set *set); /* of all tensors' data */
+
+/* 64 bits over all headers and samples of the data: the same weights give the same number on every
+ * machine, cheaply (a start must not read gigabytes). */
+uint64_t tensor_set_fingerprint(const struct tensor_set *set);
+
+#endif
