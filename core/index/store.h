@@ -1,0 +1,95 @@
+/*
+ * store.h: collections of vectors that are kept: what search finds pictures in.
+ *
+ * One interface, several implementations (struct store_driver in store_internal.h), chosen by the
+ * URI: "sqlite:PATH" (a file, WAL; an acknowledged add survives kill -9 and power loss), "memory:"
+ * (tests). Vectors of cosine collections are L2-normalised when stored. Search is exact over an
+ * in-memory matrix. Everything may be called from any thread; calls are linearizable per item.
+ *
+ * Names and ids are any UTF-8 of 1 … STORE_NAME_MAX bytes without NUL; they are only ever bound as
+ * parameters.
+ */
+#ifndef VLMD_CORE_INDEX_STORE_H
+#define VLMD_CORE_INDEX_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/error.h"
+
+enum {
+    STORE_NAME_MAX = 255,
+    STORE_ID_MAX = 512,
+    STORE_DIM_MAX = 65536,
+    STORE_METADATA_MAX = 1 << 20, /* bytes of one item's metadata JSON */
+    STORE_TOP_K_MAX = 10000,
+};
+
+enum metric { METRIC_COSINE, METRIC_DOT };
+
+/* A collection's settings; strings are owned by whoever holds the struct (collection_release). */
+struct collection {
+    char *name;
+    char *space; /* the embedding space: "model@revision", or "external" */
+    char *model; /* whose encoder fills it; "" for external vectors */
+    size_t dim;
+    enum metric metric;
+    size_t count;
+    int64_t created_unix_s;
+};
+void collection_release(struct collection *collection);
+
+struct store;
+struct store *store_open(const char *uri, struct error *err);
+void store_close(struct store *store);
+
+/* STATUS_CONFLICT when it exists with other settings (same settings: fine, *created = false). */
+enum status store_create(struct store *store, const struct collection *settings, bool *created,
+                         struct error *err);
+enum status store_get(struct store *store, const char *name, struct collection *out,
+                      struct error *err); /* NOT_FOUND */
+enum status store_drop(struct store *store, const char *name, struct error *err);
+/* All, by name; *out is malloc'd, each to be released. */
+enum status store_list(struct store *store, struct collection **out, size_t *n, struct error *err);
+
+struct item {
+    const char *id;
+    const float *vector;  /* [dim] */
+    const char *metadata; /* a JSON object as text; NULL = {} */
+};
+/* Adds or replaces (by id) all items in one durable transaction, or none. */
+enum status store_put(struct store *store, const char *collection, const struct item *items,
+                      size_t n, size_t *added, size_t *updated, struct error *err);
+
+struct stored_item {
+    char *id;
+    char *metadata; /* JSON text, never NULL */
+    float *vector;  /* [dim]; NULL where not asked for */
+    float score;    /* search only */
+};
+void stored_items_free(struct stored_item *items, size_t n);
+
+enum status store_item(struct store *store, const char *collection, const char *id,
+                       bool with_vector, struct stored_item **out, struct error *err);
+enum status store_remove(struct store *store, const char *collection, const char *id,
+                         struct error *err);
+/* Items after `after` (NULL = from the start) in id order, at most limit. */
+enum status store_scan(struct store *store, const char *collection, const char *after, size_t limit,
+                       bool with_vector, struct stored_item **out, size_t *n, struct error *err);
+
+/* The top_k best by the metric, best first (ties by id). filter is a JSON text ({"and": […]},
+ * {"key": value}, ranges {"gte","gt","lte","lt"}, "in", "exists", "prefix") or NULL; it is applied
+ * so that top_k is full when enough items match. STATUS_OUT_OF_RANGE / STATUS_BAD_REQUEST name the
+ * faulty part of a filter. */
+struct search {
+    const float *vector; /* [dim] */
+    size_t dim;
+    size_t top_k;
+    float min_score; /* -INFINITY = none */
+    const char *filter;
+};
+enum status store_search(struct store *store, const char *collection, const struct search *search,
+                         struct stored_item **out, size_t *n, struct error *err);
+
+#endif

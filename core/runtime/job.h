@@ -1,0 +1,91 @@
+/*
+ * job.h: what one request asks of one model, and what comes back.
+ *
+ * A job is a list of works; each work is one item (a picture to embed, a picture with texts to
+ * score, a picture with a prompt to generate from) and stands alone: it has its own error, and a
+ * fault in one leaves the others untouched. The API fills a job on a worker thread, hands it to
+ * runtime_submit(), and may look at it again when `done` was called. Between the two only the
+ * model's lane touches it, but for `cancelled`, which any thread may set.
+ */
+#ifndef VLMD_CORE_RUNTIME_JOB_H
+#define VLMD_CORE_RUNTIME_JOB_H
+
+#include "core/models/model.h"
+
+enum work_kind {
+    WORK_ENCODE,   /* images → features and texts → text_embeddings; either may be empty */
+    WORK_PAIR,     /* all images together with each text → outputs [n_texts, n_outputs] */
+    WORK_GENERATE, /* all images with texts[0] as the prompt → generated[n] */
+};
+
+enum finish_reason { FINISH_STOP, FINISH_LENGTH };
+
+/* One generated sequence: the new tokens only, without the end token. */
+struct generated {
+    int32_t *ids;
+    size_t n;
+    float score; /* beam search: the sequence's score as generate() returns it; else mean log p */
+    enum finish_reason finish;
+};
+
+enum { STOPS_MAX = 16 };
+
+struct work {
+    /* in; owned by the job */
+    enum work_kind kind;
+    struct pixels *images; /* [n_images] preprocessed */
+    size_t n_images;
+    struct tokens *texts; /* [n_texts] */
+    size_t n_texts;
+    struct generation_params generation; /* WORK_GENERATE */
+    char *stops[STOPS_MAX];              /* stop strings, owned; generation ends before one */
+    size_t n_stops;
+
+    /* out; owned by the job */
+    struct error error;         /* status STATUS_OK, or why this item failed */
+    struct features **features; /* [n_images] */
+    float *text_embeddings;     /* [n_texts, embed_dim] */
+    float *outputs;             /* [n_texts, n_outputs] */
+    struct generated *generated;
+    size_t n_generated;
+    bool cached; /* every picture's features came from the cache */
+
+    void *lane_state; /* the lane's own while the work is under way */
+};
+
+enum priority { PRIORITY_INTERACTIVE, PRIORITY_BATCH };
+
+struct job {
+    enum task task;
+    enum priority priority;
+    struct work *works;
+    size_t n_works;
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
+    atomic_bool cancelled;
+
+    /* Called exactly once after a successful runtime_submit(), on the lane's thread, when every
+     * work has its result or error. Must not block. */
+    void (*done)(struct job *job, void *context);
+    /* Optional, for streaming: called on the lane's thread after each decode step that gave work a
+     * token (greedy and sampling, n = 1). Must not block. */
+    void (*on_token)(struct job *job, struct work *work, int32_t id, void *context);
+    void *context;
+
+    /* out: how long it took */
+    uint64_t submitted_ns, started_ns, finished_ns;
+    uint64_t forward_ns;     /* time in passes that this job took part in */
+    uint64_t first_token_ns; /* 0 = none */
+    size_t batch_size;       /* the largest batch of works that it shared a pass with */
+    size_t n_prompt_tokens, n_generated_tokens;
+};
+
+/* A job of n_works zeroed works; NULL: out of memory. */
+struct job *job_new(enum task task, size_t n_works);
+/* Frees the job, its works and everything they own. NULL is fine. */
+void job_free(struct job *job);
+
+/* Room for n pictures / texts in a work (zeroed, to be filled by preprocess / tokenize). */
+enum status work_set_images(struct work *work, size_t n, struct error *err);
+enum status work_set_texts(struct work *work, size_t n, struct error *err);
+
+#endif

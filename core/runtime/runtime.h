@@ -1,0 +1,77 @@
+/*
+ * runtime.h: the shared runtime: one lane per model, one pool of cores under all of them.
+ *
+ *   runtime_submit → the lane's bounded queue → batcher → passes on the shared pool → job->done
+ *
+ * A lane is a thread that owns one model's queue, batches, running sequences, activations and
+ * feature cache. It never waits while idle; while a pass runs, arrivals gather for the next (at
+ * most max_batch works, and at most batch_wait_us where that is set). Lanes take turns on the pool,
+ * pass by pass, first come first served, so that no model starves another. Works whose job was
+ * cancelled or whose deadline has passed are dropped before the next pass or decode step.
+ *
+ * Thread-safe: everything here may be called from any thread, except new/add/free.
+ */
+#ifndef VLMD_CORE_RUNTIME_RUNTIME_H
+#define VLMD_CORE_RUNTIME_RUNTIME_H
+
+#include "core/base/stats.h"
+#include "core/runtime/job.h"
+
+struct runtime;
+struct lane;
+
+struct runtime_options {
+    size_t threads;       /* of the pool; 0 = as many as there are cores */
+    size_t max_batch;     /* works (and pairs, texts) in one pass */
+    size_t batch_wait_us; /* how long an idle lane waits for company; 0 = not at all */
+    size_t max_queue;     /* items waiting per model; a job that would go past it is refused */
+    size_t max_sequences; /* running generations (beams counted) per model */
+    size_t feature_cache_bytes; /* per model; 0 = no cache */
+    size_t kv_cache_bytes;      /* bound of all running sequences' caches, per model */
+};
+
+struct runtime *runtime_new(const struct runtime_options *options, struct error *err);
+/* Stops all lanes (running works get STATUS_DRAINING) and frees them and their models. */
+void runtime_free(struct runtime *runtime);
+
+/* Takes the model; starts its lane. STATUS_BAD_CONFIG when the name is already served. */
+enum status runtime_add(struct runtime *runtime, struct model *model, struct error *err);
+
+size_t runtime_count(const struct runtime *runtime);
+struct lane *runtime_at(const struct runtime *runtime, size_t i);
+/* By name; name NULL (or "") = the first model that has the task. STATUS_UNKNOWN_MODEL lists the
+ * models there are; STATUS_UNSUPPORTED_TASK names the models that have it. */
+struct lane *runtime_find(const struct runtime *runtime, const char *name, enum task task,
+                          struct error *err);
+const struct model *lane_model(const struct lane *lane);
+struct pool *runtime_pool(const struct runtime *runtime);
+
+/* Queues the job; on success job->done will be called. STATUS_QUEUE_FULL (the message has the
+ * depth), STATUS_DRAINING. On failure the job stays the caller's and done is not called. */
+enum status runtime_submit(struct lane *lane, struct job *job, struct error *err);
+
+/* Seconds until a full queue should have room, from the measured service rate; at least 1. */
+unsigned lane_retry_after_s(const struct lane *lane);
+
+/* Refuses new jobs from now on; returns at once. runtime_idle: nothing queued or running. */
+void runtime_drain(struct runtime *runtime);
+bool runtime_idle(const struct runtime *runtime);
+
+/* False when the lane has work but has not finished a pass for stall_s seconds: what /readyz asks.
+ */
+bool lane_alive(const struct lane *lane, unsigned stall_s);
+
+/* Counters for /metrics and /info; read without locks. */
+struct lane_stats {
+    atomic_size_t queue_depth; /* items waiting */
+    atomic_size_t running;     /* works in passes or decoding */
+    atomic_ullong works, failed, cancelled, expired, refused;
+    atomic_ullong passes, tokens_prompt, tokens_generated;
+    atomic_ullong cache_hits, cache_misses;
+    atomic_size_t cache_bytes, kv_bytes;
+    struct histogram batch_size, queue_seconds, forward_seconds, first_token_seconds,
+        inter_token_seconds;
+};
+const struct lane_stats *lane_stats(const struct lane *lane);
+
+#endif
