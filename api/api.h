@@ -1,0 +1,128 @@
+/*
+ * api.h: from a request's bytes to a reply's bytes, without sockets.
+ *
+ * The server (or a subcommand, which has no socket at all) routes a request as soon as its headers
+ * are there, makes a call of it once the body is there, and steps the call on a worker thread until
+ * the reply is ready:
+ *
+ *   api_route → call_new → call_step ─ true ────────────────→ call_reply → call_free
+ *                              └ false: a job is with the runtime; wake() comes, step again
+ *
+ * A call is owned by whoever made it and is touched by one thread at a time; only call_cancel() and
+ * the wake callback cross threads.
+ */
+#ifndef VLMD_API_API_H
+#define VLMD_API_API_H
+
+#include <stdatomic.h>
+
+#include "core/index/store.h"
+#include "core/runtime/runtime.h"
+
+struct endpoint;
+struct api;
+struct call;
+
+struct api_options {
+    size_t max_pixels;          /* of one picture */
+    size_t max_items;           /* pictures, texts, labels … of one request, together */
+    size_t max_text_bytes;      /* of one text */
+    size_t max_reply_bytes;     /* a reply that would grow past it is an error */
+    size_t max_tokens;          /* of one generation; 0 = the model's own bound */
+    unsigned request_timeout_s; /* 0 = none; a request may ask for less */
+    int overload_status;        /* 429 or 503 for a full queue */
+    const char *version;
+    /* default model per task by name, NULL = the first that has the task */
+    const char *default_models[N_TASKS];
+    /* Endpoints that the process itself adds (health, metrics); part of the same table. */
+    const struct endpoint *const *extra;
+    size_t n_extra;
+    void *process; /* handed to them through api_process() */
+};
+
+/* Borrows runtime and store (NULL = no collections); they outlive the api. */
+struct api *api_new(const struct api_options *options, struct runtime *runtime, struct store *store,
+                    struct error *err);
+void api_free(struct api *api);
+struct runtime *api_runtime(const struct api *api);
+struct store *api_store(const struct api *api);
+const struct api_options *api_options(const struct api *api);
+
+/* The endpoints in table order; NULL past the end. */
+const struct endpoint *api_endpoint_at(const struct api *api, size_t i);
+
+/* ---- a request ---------------------------------------------------------------------------------
+ */
+
+enum { ROUTE_PARAMS_MAX = 2, ROUTE_PARAM_BYTES_MAX = 1600 };
+
+struct route {
+    const struct endpoint *endpoint;
+    /* Path parameters, percent-decoded, in the order of the path's {…}. */
+    char params[ROUTE_PARAMS_MAX][ROUTE_PARAM_BYTES_MAX];
+    char allow[64]; /* filled on METHOD_NOT_ALLOWED: "GET, HEAD" */
+};
+
+/* path without the query string, still percent-encoded. HEAD is routed as GET. STATUS_NOT_FOUND,
+ * STATUS_METHOD_NOT_ALLOWED. */
+enum status api_route(const struct api *api, const char *method, const char *path,
+                      struct route *out, struct error *err);
+
+/* All strings and the body are borrowed and must outlive the call. */
+struct http_request {
+    const char *query;        /* raw, without '?', "" when none */
+    const char *content_type; /* NULL when none */
+    const char *body;
+    size_t body_bytes;
+    const char *request_id;
+    uint64_t received_ns; /* CLOCK_MONOTONIC, when the headers were there */
+    unsigned timeout_ms;  /* from the X-Request-Timeout-Ms header; 0 = none */
+};
+
+/* wake(context) is called from any thread, once for each call_step() that returned false. */
+struct call *call_new(struct api *api, const struct route *route,
+                      const struct http_request *request, void (*wake)(void *context),
+                      void *context, struct error *err);
+
+/* Works on the call. True: the reply is ready. False: wait for wake(), then step again. */
+bool call_step(struct call *call);
+
+/* The client has gone: pending work is dropped. Any thread; wake() still comes. */
+void call_cancel(struct call *call);
+void call_free(struct call *call); /* not while it waits for a wake */
+
+/* ---- a reply -----------------------------------------------------------------------------------
+ */
+
+enum { REPLY_HEADERS_MAX = 8 };
+
+struct http_reply {
+    int status;
+    const char *content_type; /* static */
+    struct buffer body;
+    struct {
+        const char *name; /* static */
+        char value[160];
+    } headers[REPLY_HEADERS_MAX];
+    size_t n_headers;
+};
+void reply_header(struct http_reply *reply, const char *name, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void reply_release(struct http_reply *reply);
+
+/* Borrowed from the call. */
+struct http_reply *call_reply(struct call *call);
+/* For the log line: the model that answered ("" when none) and the time split. */
+const char *call_model(const struct call *call);
+struct call_timings {
+    double queue_ms, preprocess_ms, forward_ms, total_ms;
+    size_t batch_size;
+};
+const struct call_timings *call_timings(const struct call *call);
+
+/* An error reply in the shape of DESIGN §4, for faults that the server itself finds (auth, limits,
+ * routing). */
+void reply_error(struct http_reply *reply, const struct api_options *options,
+                 const struct error *err, unsigned retry_after_s);
+
+#endif
