@@ -1,0 +1,17 @@
+/*
+ * nn_internal.h: what the files of core/nn share.
+ */
+#ifndef VLMD_CORE_NN_NN_INTERNAL_H
+#define VLMD_CORE_NN_NN_INTERNAL_H
+
+#include "core/nn/nn.h"
+
+static inline size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* In place, on the calling thread. */
+void activate(enum activation activation, float *x, size_t n);
+
+#endif

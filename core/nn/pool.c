@@ -1,0 +1,402 @@
+/*
+ * pool.c: n - 1 worker threads and the caller work through one job at a time.
+ *
+ * DESIGN
+ * A job is published in `state`, one word: [sequence | CLOSED | number of workers inside]. The
+ * fields of the job itself are plain: they are written before `state` opens the job (release) and
+ * read only by workers that have entered it (acquire).
+ *
+ *     idle (closed, 0 inside) --publish--> open --close--> closed, k inside --last leaves--> idle
+ *
+ * 1. A worker enters an open job by adding 1 to `state`; nobody enters a closed one. A worker that
+ *    wakes late thus never delays a job that the others have already finished.
+ * 2. The caller claims task numbers from `next` like any worker, then closes the job and waits for
+ *    the workers inside to leave. Only then may the job's fields change.
+ * 3. Only the lane that holds the turn publishes. Lanes wait for the turn in a queue, first come,
+ *    first served; each sleeps on a condition of its own.
+ * 4. `mutex` guards the queue of lanes, `busy`, and sleeping; it is never held while a task runs.
+ *
+ * Sleeping never misses a wake-up: the sleeper announces itself in `n_sleeping` and then looks at
+ * `state` again, the publisher changes `state` and then looks at `n_sleeping` (both sequentially
+ * consistent).
+ */
+#include "core/nn/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/base/size.h"
+
+enum { POOL_THREADS_MAX = 1024, SPIN_NS = 25000 };
+
+#define STATE_INSIDE ((uint64_t)0xFFFF)
+#define STATE_CLOSED ((uint64_t)0x10000)
+#define STATE_NEXT   ((uint64_t)0x20000) /* one step of the sequence number */
+
+struct lane {
+    struct lane *next;
+    pthread_cond_t turn;
+    bool has_turn;
+};
+
+struct pool {
+    size_t n_threads; /* with the caller */
+    pthread_t *threads;
+    size_t n_started;
+
+    /* The job; see DESIGN. */
+    _Alignas(64) _Atomic uint64_t state;
+    void (*task)(void *context, size_t i);
+    void *context;
+    size_t n;
+    _Alignas(64) _Atomic size_t next;
+
+    _Alignas(64) _Atomic uint32_t n_sleeping; /* workers */
+    _Atomic bool caller_sleeping;
+    _Atomic bool stop;
+    pthread_mutex_t mutex;
+    pthread_cond_t published; /* workers wait */
+    pthread_cond_t left;      /* the caller waits */
+    bool busy;                /* some lane has the turn */
+    struct lane *first, **last;
+};
+
+/* ---- how many threads
+ * --------------------------------------------------------------------------- */
+
+static size_t affinity_cpus(void)
+{
+    for (int n_cpus = 1024; n_cpus <= 65536; n_cpus *= 4) {
+        cpu_set_t *set = CPU_ALLOC((size_t)n_cpus);
+        if (!set)
+            return 1;
+        size_t bytes = CPU_ALLOC_SIZE((size_t)n_cpus);
+        int failed = sched_getaffinity(0, bytes, set);
+        int count = failed ? 0 : CPU_COUNT_S(bytes, set);
+        CPU_FREE(set);
+        if (count > 0)
+            return (size_t)count;
+    }
+    return 1;
+}
+
+static bool read_line(const char *path, char *line, int size)
+{
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return false;
+    bool fine = fgets(line, size, file) != NULL;
+    fclose(file);
+    return fine;
+}
+
+/* CPUs that one group's quota allows; 0 when it has none. v2: "max 100000" or "150000 100000" in
+ * one file; v1: two files, -1 for no quota. */
+static double group_quota(const char *group, bool v2)
+{
+    char path[1200], line[128];
+    long long quota = 0, period = 0;
+    if (v2) {
+        snprintf(path, sizeof path, "%s/cpu.max", group);
+        if (!read_line(path, line, sizeof line) || sscanf(line, "%lld %lld", &quota, &period) != 2)
+            return 0;
+    } else {
+        snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", group);
+        if (!read_line(path, line, sizeof line) || sscanf(line, "%lld", &quota) != 1)
+            return 0;
+        snprintf(path, sizeof path, "%s/cpu.cfs_period_us", group);
+        if (!read_line(path, line, sizeof line) || sscanf(line, "%lld", &period) != 1)
+            return 0;
+    }
+    return quota > 0 && period > 0 ? (double)quota / (double)period : 0;
+}
+
+/* The tightest quota on the way from our group up to the root. Inside a container the path in
+ * /proc/self/cgroup may not exist below the mount; the walk then ends at the mount itself, which
+ * is the container's own group. */
+static double tightest_quota(const char *mount, const char *group, bool v2)
+{
+    char path[1024];
+    if (snprintf(path, sizeof path, "%s%s", mount, group) >= (int)sizeof path)
+        return 0;
+    double tightest = 0;
+    for (;;) {
+        double quota = group_quota(path, v2);
+        if (quota > 0 && (tightest <= 0 || quota < tightest))
+            tightest = quota;
+        char *slash = strrchr(path, '/');
+        if (!slash || slash < path + strlen(mount))
+            return tightest;
+        *slash = '\0';
+    }
+}
+
+static bool lists_cpu(const char *controllers)
+{
+    for (const char *at = controllers; *at; at += *at == ',') {
+        size_t length = strcspn(at, ",");
+        if (length == 3 && strncmp(at, "cpu", 3) == 0)
+            return true;
+        at += length;
+    }
+    return false;
+}
+
+static double cgroup_cpus(void)
+{
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    if (!file)
+        return 0;
+    char line[1024];
+    double tightest = 0;
+    while (fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\n")] = '\0';
+        char *controllers = strchr(line, ':');
+        char *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group)
+            continue;
+        *group++ = '\0';
+        controllers++;
+        double quota = 0;
+        if (*controllers == '\0') {
+            quota = tightest_quota("/sys/fs/cgroup", group, true);
+        } else if (lists_cpu(controllers)) {
+            quota = tightest_quota("/sys/fs/cgroup/cpu", group, false);
+            if (quota <= 0)
+                quota = tightest_quota("/sys/fs/cgroup/cpu,cpuacct", group, false);
+        }
+        if (quota > 0 && (tightest <= 0 || quota < tightest))
+            tightest = quota;
+    }
+    fclose(file);
+    return tightest;
+}
+
+static size_t default_threads(void)
+{
+    size_t n = affinity_cpus();
+    double quota = cgroup_cpus();
+    if (quota > 0 && quota + 0.5 < (double)n)
+        n = (size_t)(quota + 0.5);
+    return n > 0 ? n : 1;
+}
+
+/* ---- workers ------------------------------------------------------------------------------------
+ */
+
+static inline void cpu_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void work(struct pool *pool)
+{
+    size_t n = pool->n;
+    void (*task)(void *, size_t) = pool->task;
+    void *context = pool->context;
+    for (;;) {
+        size_t i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
+        if (i >= n)
+            return;
+        task(context, i);
+    }
+}
+
+/* Waits until `state` is no longer `seen`; false when the pool stops. */
+static bool wait_for_job(struct pool *pool, uint64_t seen)
+{
+    for (int64_t end = now_ns() + SPIN_NS; now_ns() < end;) {
+        for (int i = 0; i < 8; i++) {
+            if (atomic_load_explicit(&pool->state, memory_order_relaxed) != seen)
+                return true;
+            cpu_pause();
+        }
+    }
+    pthread_mutex_lock(&pool->mutex);
+    atomic_fetch_add(&pool->n_sleeping, 1);
+    while (atomic_load(&pool->state) == seen && !atomic_load(&pool->stop))
+        pthread_cond_wait(&pool->published, &pool->mutex);
+    atomic_fetch_sub(&pool->n_sleeping, 1);
+    pthread_mutex_unlock(&pool->mutex);
+    return !atomic_load(&pool->stop);
+}
+
+static void *worker_main(void *argument)
+{
+    struct pool *pool = argument;
+    for (;;) {
+        uint64_t state = atomic_load_explicit(&pool->state, memory_order_relaxed);
+        if (state & STATE_CLOSED) {
+            if (!wait_for_job(pool, state))
+                return NULL;
+            continue;
+        }
+        if (!atomic_compare_exchange_weak_explicit(&pool->state, &state, state + 1,
+                                                   memory_order_acq_rel, memory_order_relaxed))
+            continue;
+        work(pool);
+        /* No task is left to claim, so the job may be closed for others too: a worker would only
+         * enter to leave again. */
+        atomic_fetch_or(&pool->state, STATE_CLOSED);
+        state = atomic_fetch_sub(&pool->state, 1) - 1;
+        if ((state & STATE_INSIDE) == 0 && atomic_load(&pool->caller_sleeping)) {
+            pthread_mutex_lock(&pool->mutex);
+            pthread_cond_signal(&pool->left);
+            pthread_mutex_unlock(&pool->mutex);
+        }
+    }
+}
+
+/* ---- lanes --------------------------------------------------------------------------------------
+ */
+
+static void take_turn(struct pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    if (pool->busy) {
+        struct lane lane = {.turn = PTHREAD_COND_INITIALIZER};
+        *pool->last = &lane;
+        pool->last = &lane.next;
+        while (!lane.has_turn)
+            pthread_cond_wait(&lane.turn, &pool->mutex);
+        pthread_cond_destroy(&lane.turn);
+    }
+    pool->busy = true;
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void pass_turn(struct pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    struct lane *lane = pool->first;
+    if (lane) {
+        pool->first = lane->next;
+        if (!pool->first)
+            pool->last = &pool->first;
+        lane->has_turn = true;
+        pthread_cond_signal(&lane->turn);
+    } else {
+        pool->busy = false;
+    }
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void wait_until_left(struct pool *pool)
+{
+    for (int64_t end = now_ns() + SPIN_NS; now_ns() < end;) {
+        for (int i = 0; i < 8; i++) {
+            if ((atomic_load_explicit(&pool->state, memory_order_acquire) & STATE_INSIDE) == 0)
+                return;
+            cpu_pause();
+        }
+    }
+    pthread_mutex_lock(&pool->mutex);
+    atomic_store(&pool->caller_sleeping, true);
+    while ((atomic_load(&pool->state) & STATE_INSIDE) != 0)
+        pthread_cond_wait(&pool->left, &pool->mutex);
+    atomic_store(&pool->caller_sleeping, false);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+void pool_run(struct pool *pool, size_t n, void (*task)(void *context, size_t i), void *context)
+{
+    if (n <= 1 || pool->n_threads == 1) {
+        for (size_t i = 0; i < n; i++)
+            task(context, i);
+        return;
+    }
+    take_turn(pool);
+    pool->task = task;
+    pool->context = context;
+    pool->n = n;
+    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    uint64_t state = atomic_load_explicit(&pool->state, memory_order_relaxed);
+    atomic_store(&pool->state, (state + STATE_NEXT) & ~(STATE_CLOSED | STATE_INSIDE));
+    if (atomic_load(&pool->n_sleeping) > 0) {
+        pthread_mutex_lock(&pool->mutex);
+        pthread_cond_broadcast(&pool->published);
+        pthread_mutex_unlock(&pool->mutex);
+    }
+    work(pool);
+    atomic_fetch_or(&pool->state, STATE_CLOSED);
+    wait_until_left(pool);
+    pass_turn(pool);
+}
+
+/* ---- life ---------------------------------------------------------------------------------------
+ */
+
+struct pool *pool_new(size_t n_threads, struct error *err)
+{
+    if (n_threads == 0)
+        n_threads = default_threads();
+    if (n_threads > POOL_THREADS_MAX)
+        n_threads = POOL_THREADS_MAX;
+    struct pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
+    pthread_t *threads = alloc_array(n_threads, sizeof *threads);
+    if (!pool || !threads) {
+        free(pool);
+        free(threads);
+        error_no_memory(err, "the thread pool");
+        return NULL;
+    }
+    memset(pool, 0, sizeof *pool);
+    pool->n_threads = n_threads;
+    pool->threads = threads;
+    atomic_init(&pool->state, STATE_CLOSED);
+    pool->last = &pool->first;
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->published, NULL);
+    pthread_cond_init(&pool->left, NULL);
+    for (size_t i = 0; i + 1 < n_threads; i++) {
+        int failed = pthread_create(&threads[i], NULL, worker_main, pool);
+        if (failed) {
+            error_set(err, STATUS_UNAVAILABLE, "cannot start thread %zu of %zu: %s", i + 2,
+                      n_threads, strerror(failed));
+            pool_free(pool);
+            return NULL;
+        }
+        pool->n_started++;
+    }
+    return pool;
+}
+
+void pool_free(struct pool *pool)
+{
+    if (!pool)
+        return;
+    pthread_mutex_lock(&pool->mutex);
+    atomic_store(&pool->stop, true);
+    pthread_cond_broadcast(&pool->published);
+    pthread_mutex_unlock(&pool->mutex);
+    for (size_t i = 0; i < pool->n_started; i++)
+        pthread_join(pool->threads[i], NULL);
+    pthread_cond_destroy(&pool->left);
+    pthread_cond_destroy(&pool->published);
+    pthread_mutex_destroy(&pool->mutex);
+    free(pool->threads);
+    free(pool);
+}
+
+size_t pool_threads(const struct pool *pool)
+{
+    return pool->n_threads;
+}

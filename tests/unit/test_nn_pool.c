@@ -1,0 +1,107 @@
+/*
+ * test_nn_pool.c: each task once, by any number of threads, for any number of lanes.
+ */
+#include <check.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "core/nn/pool.h"
+
+enum { N_TASKS_MAX = 100 };
+
+struct count {
+    atomic_int times[N_TASKS_MAX];
+    int plain[N_TASKS_MAX]; /* written by the task, read by the caller: visible without atomics */
+};
+
+static void count_task(void *context, size_t i)
+{
+    struct count *count = context;
+    atomic_fetch_add(&count->times[i], 1);
+    count->plain[i] += (int)i + 1;
+}
+
+static void run_lane(struct pool *pool, int rounds, bool pauses)
+{
+    for (int round = 0; round < rounds; round++) {
+        struct count *count = calloc(1, sizeof *count);
+        ck_assert_ptr_nonnull(count);
+        size_t n = (size_t)round % N_TASKS_MAX;
+        pool_run(pool, n, count_task, count);
+        for (size_t i = 0; i < N_TASKS_MAX; i++) {
+            ck_assert_int_eq(atomic_load(&count->times[i]), i < n);
+            ck_assert_int_eq(count->plain[i], i < n ? (int)i + 1 : 0);
+        }
+        free(count); /* a worker that still touched the job would be seen by the sanitizer */
+        if (pauses && round % 50 == 0)
+            usleep(300); /* long enough for the workers to fall asleep */
+    }
+}
+
+START_TEST(pool_runs_each_task_once)
+{
+    struct error err;
+    for (size_t threads = 1; threads <= 4; threads++) {
+        struct pool *pool = pool_new(threads, &err);
+        ck_assert_ptr_nonnull(pool);
+        ck_assert_uint_eq(pool_threads(pool), threads);
+        run_lane(pool, 500, true);
+        pool_free(pool);
+    }
+}
+END_TEST
+
+static void *lane_main(void *pool)
+{
+    run_lane(pool, 300, false);
+    return NULL;
+}
+
+START_TEST(pool_serves_several_lanes)
+{
+    struct error err;
+    for (size_t threads = 1; threads <= 4; threads++) {
+        struct pool *pool = pool_new(threads, &err);
+        ck_assert_ptr_nonnull(pool);
+        pthread_t lanes[3];
+        for (int i = 0; i < 3; i++)
+            ck_assert_int_eq(pthread_create(&lanes[i], NULL, lane_main, pool), 0);
+        for (int i = 0; i < 3; i++)
+            pthread_join(lanes[i], NULL);
+        pool_free(pool);
+    }
+}
+END_TEST
+
+START_TEST(pool_sizes_itself_and_comes_and_goes)
+{
+    struct error err;
+    for (int i = 0; i < 20; i++) {
+        struct pool *pool = pool_new(0, &err);
+        ck_assert_ptr_nonnull(pool);
+        ck_assert_uint_ge(pool_threads(pool), 1);
+        ck_assert_uint_le(pool_threads(pool), (size_t)sysconf(_SC_NPROCESSORS_CONF));
+        pool_free(pool);
+    }
+    pool_free(NULL);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("nn_pool");
+    TCase *tcase = tcase_create("nn_pool");
+    tcase_set_timeout(tcase, 60);
+    tcase_add_test(tcase, pool_runs_each_task_once);
+    tcase_add_test(tcase, pool_serves_several_lanes);
+    tcase_add_test(tcase, pool_sizes_itself_and_comes_and_goes);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? 1 : 0;
+}
