@@ -23,6 +23,7 @@ enum {
     STORE_ID_MAX = 512,
     STORE_DIM_MAX = 65536,
     STORE_METADATA_MAX = 1 << 20, /* bytes of one item's metadata JSON */
+    STORE_BLOB_MAX = 64 << 20,    /* bytes of one item's picture */
     STORE_TOP_K_MAX = 10000,
 };
 
@@ -57,6 +58,9 @@ struct item {
     const char *id;
     const float *vector;  /* [dim] */
     const char *metadata; /* a JSON object as text; NULL = {} */
+    const void *blob;     /* the picture's bytes as they were sent, kept for re-ranking and
+                             thumbnails; NULL = none */
+    size_t blob_bytes;
 };
 /* Adds or replaces (by id) all items in one durable transaction, or none. */
 enum status store_put(struct store *store, const char *collection, const struct item *items,
@@ -72,6 +76,9 @@ void stored_items_free(struct stored_item *items, size_t n);
 
 enum status store_item(struct store *store, const char *collection, const char *id,
                        bool with_vector, struct stored_item **out, struct error *err);
+/* A copy (malloc'd) of the item's picture bytes. NOT_FOUND: no such item, or it has none. */
+enum status store_blob(struct store *store, const char *collection, const char *id, void **out,
+                       size_t *size, struct error *err);
 enum status store_remove(struct store *store, const char *collection, const char *id,
                          struct error *err);
 /* Items after `after` (NULL = from the start) in id order, at most limit. */

@@ -1,0 +1,130 @@
+/*
+ * endpoint.h: what an endpoint is, and what it may use of the call that it answers.
+ *
+ * An endpoint is one file that ends in one `const struct endpoint`, and one line in endpoints.c
+ * (the process's own, such as health and metrics, come in through api_options.extra). Its field
+ * table is the request's schema: types, bounds, coercion of multipart and query values, error
+ * messages and openapi.json all come from it.
+ *
+ *   begin()   reads call->form, prepares works, and either writes the reply or calls call_submit()
+ *   finish()  runs when the submitted job is done; it may submit again (search: embed, search,
+ *             rerank), or writes the reply
+ *
+ * Both run on a worker thread (begin of an inline endpoint on an HTTP thread: it must not block or
+ * compute). The reply is written with call->out, a JSON object that the call opens and closes and
+ * to which it adds `model` and `timings`; or as other bytes with call_reply_bytes().
+ */
+#ifndef VLMD_API_ENDPOINT_H
+#define VLMD_API_ENDPOINT_H
+
+#include <pthread.h>
+
+#include "api/api.h"
+#include "api/form.h"
+#include "api/render.h"
+#include "core/base/arena.h"
+
+enum {
+    BODY_JSON = 1,
+    BODY_MULTIPART = 2,
+    BODY_IMAGE = 4, /* a raw picture; it becomes the first picture field of the table */
+    BODY_FORMS = BODY_JSON | BODY_MULTIPART | BODY_IMAGE,
+    BODY_OPTIONAL = 8, /* an empty body is fine */
+};
+
+struct endpoint {
+    const char *method; /* GET, POST, PUT, DELETE */
+    const char *path;   /* /v1/collections/{collection}/items/{id} */
+    const char *id;     /* operationId */
+    const char *tag;    /* groups them in openapi.json */
+    const char *summary;
+    unsigned body;                   /* BODY_…; 0 = no body is read */
+    const struct field *fields;      /* ended by a NULL name; NULL = none */
+    const struct field *more_fields; /* a block shared by several endpoints, likewise */
+    const struct field *reply;       /* the reply's fields, for openapi.json only; NULL = untold */
+    bool uses_model;   /* `model` is a field; call->lane is found before begin() runs */
+    enum task task;    /* where uses_model: what the model must be able to do */
+    bool inline_reply; /* begin() always answers, is cheap, and may run on the HTTP thread */
+    bool is_public;    /* needs no API key (health) */
+    enum status (*begin)(struct call *call, struct error *err);
+    enum status (*finish)(struct call *call, struct error *err);
+};
+
+struct call {
+    struct api *api;
+    const struct endpoint *endpoint;
+    struct route route;
+    struct http_request request;
+
+    /* What begin() and finish() work with. */
+    struct arena arena; /* lives as long as the call */
+    struct form form;
+    struct lane *lane;         /* whose model answers; NULL = none */
+    const struct model *model; /* lane_model(lane) */
+    uint64_t deadline_ns;
+    struct json_writer out; /* inside the reply's object */
+    struct job *job;        /* in finish(): the job that is done */
+    void *state;            /* the endpoint's own, from the arena */
+    int stage;              /* the endpoint's own; 0 at first */
+    /* Called when the call is freed, for what does not live in the arena. */
+    void (*release_state)(void *state);
+
+    /* The call's own. */
+    int phase;
+    struct http_reply reply;
+    bool is_bytes; /* the reply is not call->out */
+    struct call_timings timings;
+    uint64_t step_started_ns;
+    struct lane *submit_lane;
+    struct job *submit_job;
+    pthread_mutex_t lock; /* guards running and cancelled; last in the order */
+    struct job *running;
+    bool cancelled;
+    void (*wake)(void *context);
+    void *context;
+};
+
+/* A path parameter by position. */
+const char *call_param(const struct call *call, size_t i);
+
+/* Finds the model for a task by name (NULL = the server's default) and makes it the call's. */
+enum status call_use_model(struct call *call, const char *name, enum task task, struct error *err);
+
+/* Admission, before anything is decoded: n_items within max_items, and room for them in the lane's
+ * queue (where the call has a lane). `param` names the field that holds them. */
+enum status call_admit(struct call *call, size_t n_items, const char *param, struct error *err);
+
+/* A picture's bytes (decoded into the arena where they came as base64). */
+enum status call_picture_bytes(struct call *call, const struct picture *picture, struct span *out,
+                               struct error *err);
+/* …decoded and preprocessed for the call's model, into pixels that the caller releases (usually a
+ * work's slot, which its job releases). */
+enum status call_pixels(struct call *call, const struct picture *picture, struct pixels *out,
+                        struct error *err);
+enum status call_pixels_from_bytes(struct call *call, struct span bytes, const char *param,
+                                   struct pixels *out, struct error *err);
+/* A text as tokens of the call's model. Too long (max_text_bytes): STATUS_TOO_LONG. */
+enum status call_tokens(struct call *call, enum task task, struct span text, const char *param,
+                        struct tokens *out, struct error *err);
+
+/* A job of the call's model with deadline and wake-up set; NULL: out of memory. The caller either
+ * submits or frees it. */
+struct job *call_job(struct call *call, enum task task, size_t n_works, struct error *err);
+/* Takes the job; it is queued when begin() or finish() has returned STATUS_OK. Once per return. */
+void call_submit(struct call *call, struct job *job);
+
+/* A reply that is not the usual JSON object: bytes as they are. content_type is static.
+ * call_reply_buffer gives the buffer to fill instead. */
+enum status call_reply_bytes(struct call *call, const char *content_type, const void *data,
+                             size_t size, struct error *err);
+struct buffer *call_reply_buffer(struct call *call, const char *content_type);
+/* Another status than 200 for a reply that is no error (201). */
+void call_status(struct call *call, int status);
+
+/* "model@revision" of the call's model, in the arena; NULL: out of memory. */
+const char *call_space(struct call *call);
+
+/* api_options.process */
+void *call_process(const struct call *call);
+
+#endif
