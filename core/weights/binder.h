@@ -20,7 +20,7 @@ struct binder {
     struct bound *bound;
     struct error *err;
     enum status status;  /* the first fault */
-    size_t n_parameters; /* bound so far */
+    size_t n_parameters; /* in the distinct tensors bound so far */
 };
 
 /* err receives the first fault. */
@@ -38,10 +38,27 @@ void bind_tensor(struct binder *binder, const float **out, const size_t *dims, c
 bool bind_optional(struct binder *binder, const float **out, const size_t *dims, const char *name,
                    ...) __attribute__((format(printf, 4, 5)));
 
-/* "<name>.weight" [n_out, n_in] (a convolution's further dims are flattened into n_in) and, if
- * with_bias, "<name>.bias" [n_out]. */
+/* "<name>.weight" [n_out, n_in] and, if with_bias, "<name>.bias" [n_out]. */
 void bind_linear(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
                  bool with_bias, const char *name, ...) __attribute__((format(printf, 6, 7)));
+
+/* A patch embedding: "<name>.weight" [n_out, channels, patch, patch] as a product over flattened
+ * patches, and, if with_bias, "<name>.bias" [n_out]. */
+void bind_patch_linear(struct binder *binder, struct linear *out, size_t n_out, size_t channels,
+                       size_t patch, bool with_bias, const char *name, ...)
+    __attribute__((format(printf, 7, 8)));
+
+/* By the tensors' whole names, for weights that are tied or parts of others; bias NULL = none. */
+void bind_linear_tensors(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
+                         const char *weight, const char *bias);
+
+/* The first of `names` that the checkpoint holds; the last one when it holds none (so that binding
+ * it names what is missing). For tied weights and layouts that differ by age. */
+const char *bind_choose(const struct binder *binder, const char *const *names, size_t n_names);
+
+/* A fault of the model's own (sizes that do not go together), kept as the binder's first. */
+void bind_fault(struct binder *binder, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* Several layers of equal n_in as one product (q, k, v): `names` are put after the formatted
  * prefix; their n_outs are concatenated. Copies unless the tensors are adjacent in the map. */

@@ -14,14 +14,16 @@
 struct checkpoint {
     char *directory;
     json_t *config;       /* config.json */
-    json_t *preprocessor; /* preprocessor_config.json, or processor_config.json's
-                             "image_processor"; NULL when absent */
+    json_t *preprocessor; /* processor_config.json's "image_processor", or (as the reference orders
+                             them) preprocessor_config.json; NULL when absent */
     json_t *generation;   /* generation_config.json; NULL when absent */
     struct tensor_set *tensors;
     char revision[17]; /* 16 hex digits over config, preprocessor, weights: an embedding space's
-                          name */
+                          name; the same for the same files on every machine */
 };
 
+/* NULL: STATUS_NOT_FOUND (no such directory), STATUS_BAD_CHECKPOINT, STATUS_IO, STATUS_NO_MEMORY.
+ */
 struct checkpoint *checkpoint_open(const char *directory, struct error *err);
 void checkpoint_free(struct checkpoint *checkpoint);
 
@@ -37,8 +39,18 @@ enum status config_bool(const json_t *object, const char *key, bool *out, struct
 /* The string is borrowed from the object. */
 enum status config_string(const json_t *object, const char *key, const char **out,
                           struct error *err);
-/* A sub-object; an empty object when absent, so that reads from it give defaults. */
+/* A sub-object; NULL when absent, which all of these readers take as an empty object. */
 enum status config_object(const json_t *object, const char *key, const json_t **out,
                           struct error *err);
+/* The same for CLIP's family, whose old files have "text_config_dict" beside "text_config": where
+ * `<key>_dict` is given it alone counts, as in the reference. */
+enum status config_object_or_dict(const json_t *object, const char *key, const json_t **out,
+                                  struct error *err);
+/* A token id, or -1 (*out keeps its default when the key is absent, becomes -1 when null). A list
+ * gives its first element. */
+enum status config_token(const json_t *object, const char *key, int32_t *out, struct error *err);
+/* An activation's name; one that we don't have is refused by name. */
+enum status config_activation(const json_t *object, const char *key, enum activation *out,
+                              struct error *err);
 
 #endif

@@ -17,7 +17,8 @@ enum { TENSOR_DIMS_MAX = 8 };
 
 /* One tensor in the map: borrowed from the set it came from; data may be unaligned. */
 struct tensor_view {
-    enum dtype dtype;
+    enum dtype dtype;       /* N_DTYPES for those of the format that nothing here computes with */
+    const char *dtype_name; /* as the file has it; static */
     size_t n_dims;
     size_t shape[TENSOR_DIMS_MAX];
     const void *data;
@@ -32,10 +33,12 @@ struct tensor_set;
 struct tensor_set *tensor_set_open(const char *directory, const char *file_name, struct error *err);
 void tensor_set_close(struct tensor_set *set);
 
-/* NULL when there is no such tensor. */
+/* NULL when there is no such tensor. The view lives as long as the set. */
 const struct tensor_view *tensor_set_find(const struct tensor_set *set, const char *name);
 
 size_t tensor_set_count(const struct tensor_set *set);
+/* The i-th tensor's name in the order of names, NULL past the end; *view (may be NULL) is its view.
+ */
 const char *tensor_set_at(const struct tensor_set *set, size_t i, const struct tensor_view **view);
 size_t tensor_set_bytes(const struct tensor_set *set); /* of all tensors' data */
 

@@ -1,0 +1,370 @@
+/*
+ * binder.c: checks and converts tensors for the forward passes.
+ *
+ * Invariants: 1. once `status` is set nothing is bound any more; 2. everything that was allocated
+ * is in `bound`, so freeing it undoes all; 3. an f32 tensor that lies aligned in the map is never
+ * copied.
+ */
+#include "core/weights/binder.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/size.h"
+
+enum { NAME_BYTES_MAX = 256 };
+
+struct owned {
+    struct owned *next;
+    struct linear linear; /* to be released; zeroed when this holds only data */
+    float *data;
+};
+
+struct bound {
+    struct owned *first;
+    unsigned char *seen; /* [tensor_set_count]: 1 = counted in n_parameters; gone after finish */
+};
+
+void binder_init(struct binder *binder, const struct tensor_set *tensors, struct error *err)
+{
+    *binder = (struct binder){.tensors = tensors, .err = err};
+    binder->bound = calloc(1, sizeof *binder->bound);
+    if (binder->bound)
+        binder->bound->seen = calloc(tensor_set_count(tensors) + 1, 1);
+    if (!binder->bound || !binder->bound->seen)
+        binder->status = error_no_memory(err, "the weight table");
+}
+
+void bound_free(struct bound *bound)
+{
+    if (!bound)
+        return;
+    for (struct owned *owned = bound->first, *next; owned; owned = next) {
+        next = owned->next;
+        linear_release(&owned->linear);
+        free(owned->data);
+        free(owned);
+    }
+    free(bound->seen);
+    free(bound);
+}
+
+enum status binder_finish(struct binder *binder, struct bound **out)
+{
+    if (binder->status) {
+        bound_free(binder->bound);
+    } else {
+        free(binder->bound->seen);
+        binder->bound->seen = NULL;
+        *out = binder->bound;
+    }
+    binder->bound = NULL;
+    return binder->status;
+}
+
+void bind_fault(struct binder *binder, const char *format, ...)
+{
+    if (binder->status)
+        return;
+    char text[ERROR_MESSAGE_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    binder->status = error_set(binder->err, STATUS_BAD_CHECKPOINT, "%s", text);
+}
+
+/* ---- finding and checking ----------------------------------------------------------------------
+ */
+
+static bool format_name(struct binder *binder, char *out, const char *format, va_list args)
+{
+    if (binder->status)
+        return false;
+    int n = vsnprintf(out, NAME_BYTES_MAX, format, args);
+    if (n < 0 || n >= NAME_BYTES_MAX)
+        bind_fault(binder, "a tensor's name is longer than %d bytes", NAME_BYTES_MAX - 1);
+    return !binder->status;
+}
+
+static size_t format_shape(char *out, size_t size, const size_t *dims, size_t n_dims)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < n_dims; i++) {
+        int n = snprintf(out + used, size - used, "%s%zu", i ? ", " : "", dims[i]);
+        if (n < 0 || (size_t)n >= size - used)
+            break;
+        used += (size_t)n;
+    }
+    out[used] = '\0';
+    return used;
+}
+
+static void count(struct binder *binder, const char *name, const struct tensor_view *view)
+{
+    /* The set is sorted by name: the index is found by halving, as in tensor_set_find(). */
+    size_t low = 0, high = tensor_set_count(binder->tensors);
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(tensor_set_at(binder->tensors, middle, NULL), name);
+        if (order == 0) {
+            if (!binder->bound->seen[middle])
+                binder->n_parameters += view->n_elements;
+            binder->bound->seen[middle] = 1;
+            return;
+        }
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+}
+
+/* The tensor, if it is there with this shape and a floating dtype; else NULL and the fault. */
+static const struct tensor_view *find(struct binder *binder, const char *name, const size_t *dims,
+                                      size_t n_dims)
+{
+    if (binder->status)
+        return NULL;
+    const struct tensor_view *view = tensor_set_find(binder->tensors, name);
+    if (!view) {
+        char expected[128];
+        format_shape(expected, sizeof expected, dims, n_dims);
+        bind_fault(binder, "tensor '%s' [%s] is missing", name, expected);
+        return NULL;
+    }
+    if (view->n_dims != n_dims || (n_dims && memcmp(view->shape, dims, n_dims * sizeof *dims))) {
+        char expected[128], found[128];
+        format_shape(expected, sizeof expected, dims, n_dims);
+        format_shape(found, sizeof found, view->shape, view->n_dims);
+        bind_fault(binder, "tensor '%s': expected [%s], found [%s]", name, expected, found);
+        return NULL;
+    }
+    if (view->dtype != DTYPE_F32 && view->dtype != DTYPE_F16 && view->dtype != DTYPE_BF16) {
+        bind_fault(binder, "tensor '%s': its dtype %s is not supported (F32, F16 or BF16 are)",
+                   name, view->dtype_name);
+        return NULL;
+    }
+    count(binder, name, view);
+    return view;
+}
+
+static struct owned *own(struct binder *binder)
+{
+    struct owned *owned = calloc(1, sizeof *owned);
+    if (!owned) {
+        binder->status = error_no_memory(binder->err, "the weight table");
+        return NULL;
+    }
+    owned->next = binder->bound->first;
+    binder->bound->first = owned;
+    return owned;
+}
+
+/* n floats that live as long as the model; NULL and a fault when out of memory. */
+static float *own_floats(struct binder *binder, size_t n)
+{
+    struct owned *owned = own(binder);
+    if (!owned)
+        return NULL;
+    owned->data = alloc_array(n, sizeof *owned->data);
+    if (!owned->data)
+        binder->status = error_no_memory(binder->err, "converted weights");
+    return owned->data;
+}
+
+static bool is_in_place(const struct tensor_view *view)
+{
+    return view->dtype == DTYPE_F32 && (uintptr_t)view->data % sizeof(float) == 0;
+}
+
+static const float *as_f32(struct binder *binder, const struct tensor_view *view)
+{
+    if (is_in_place(view))
+        return view->data;
+    float *converted = own_floats(binder, view->n_elements);
+    if (converted)
+        dtype_to_f32(view->data, view->dtype, view->n_elements, converted);
+    return converted;
+}
+
+static size_t count_dims(const size_t *dims)
+{
+    size_t n = 0;
+    while (dims[n])
+        n++;
+    return n;
+}
+
+/* ---- binding -----------------------------------------------------------------------------------
+ */
+
+static void bind_f32(struct binder *binder, const float **out, const char *name, const size_t *dims,
+                     size_t n_dims)
+{
+    const struct tensor_view *view = find(binder, name, dims, n_dims);
+    const float *data = view ? as_f32(binder, view) : NULL;
+    if (data)
+        *out = data;
+}
+
+void bind_tensor(struct binder *binder, const float **out, const size_t *dims, const char *name,
+                 ...)
+{
+    char full[NAME_BYTES_MAX];
+    va_list args;
+    va_start(args, name);
+    if (format_name(binder, full, name, args))
+        bind_f32(binder, out, full, dims, count_dims(dims));
+    va_end(args);
+}
+
+bool bind_optional(struct binder *binder, const float **out, const size_t *dims, const char *name,
+                   ...)
+{
+    char full[NAME_BYTES_MAX];
+    va_list args;
+    va_start(args, name);
+    bool present = format_name(binder, full, name, args) && tensor_set_find(binder->tensors, full);
+    va_end(args);
+    if (present)
+        bind_f32(binder, out, full, dims, count_dims(dims));
+    return present && !binder->status;
+}
+
+/* Keeps a linear's owned form for bound_free(). */
+static void keep_linear(struct binder *binder, struct linear *out, const void *weight,
+                        enum dtype dtype, const float *bias, size_t n_out, size_t n_in)
+{
+    struct owned *owned = own(binder);
+    if (!owned)
+        return;
+    binder->status = linear_init(&owned->linear, weight, dtype, bias, n_out, n_in, binder->err);
+    if (!binder->status)
+        *out = owned->linear;
+}
+
+static void bind_shaped_linear(struct binder *binder, struct linear *out, const size_t *dims,
+                               size_t n_dims, size_t n_in, const char *weight, const char *bias)
+{
+    const struct tensor_view *view = find(binder, weight, dims, n_dims);
+    const float *bias_data = NULL;
+    if (bias)
+        bind_f32(binder, &bias_data, bias, dims, 1);
+    if (view && !binder->status)
+        keep_linear(binder, out, view->data, view->dtype, bias_data, dims[0], n_in);
+}
+
+void bind_linear_tensors(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
+                         const char *weight, const char *bias)
+{
+    bind_shaped_linear(binder, out, (const size_t[]){n_out, n_in}, 2, n_in, weight, bias);
+}
+
+void bind_linear(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
+                 bool with_bias, const char *name, ...)
+{
+    char prefix[NAME_BYTES_MAX], weight[NAME_BYTES_MAX + 8], bias[NAME_BYTES_MAX + 8];
+    va_list args;
+    va_start(args, name);
+    if (format_name(binder, prefix, name, args)) {
+        snprintf(weight, sizeof weight, "%s.weight", prefix);
+        snprintf(bias, sizeof bias, "%s.bias", prefix);
+        bind_linear_tensors(binder, out, n_out, n_in, weight, with_bias ? bias : NULL);
+    }
+    va_end(args);
+}
+
+void bind_patch_linear(struct binder *binder, struct linear *out, size_t n_out, size_t channels,
+                       size_t patch, bool with_bias, const char *name, ...)
+{
+    char prefix[NAME_BYTES_MAX], weight[NAME_BYTES_MAX + 8], bias[NAME_BYTES_MAX + 8];
+    va_list args;
+    va_start(args, name);
+    size_t n_in;
+    if (!format_name(binder, prefix, name, args)) {
+        /* the fault is kept */
+    } else if (!size_mul(channels, patch, &n_in) || !size_mul(n_in, patch, &n_in)) {
+        bind_fault(binder, "'%s': a patch of %zu x %zu is too large", prefix, patch, patch);
+    } else {
+        snprintf(weight, sizeof weight, "%s.weight", prefix);
+        snprintf(bias, sizeof bias, "%s.bias", prefix);
+        bind_shaped_linear(binder, out, (const size_t[]){n_out, channels, patch, patch}, 4, n_in,
+                           weight, with_bias ? bias : NULL);
+    }
+    va_end(args);
+}
+
+void bind_linear_fused(struct binder *binder, struct linear *out, const size_t *n_outs, size_t n_in,
+                       bool with_bias, const char *const *names, size_t n_names, const char *prefix,
+                       ...)
+{
+    enum { PARTS_MAX = 4 };
+    const struct tensor_view *weights[PARTS_MAX], *biases[PARTS_MAX];
+    char base[NAME_BYTES_MAX], full[2 * NAME_BYTES_MAX];
+    va_list args;
+    va_start(args, prefix);
+    bool fine = format_name(binder, base, prefix, args);
+    va_end(args);
+    if (!fine || n_names == 0 || n_names > PARTS_MAX)
+        return;
+    size_t n_out = 0, n_weights = 0;
+    bool adjacent = true;
+    for (size_t i = 0; i < n_names; i++) {
+        snprintf(full, sizeof full, "%s%s.weight", base, names[i]);
+        weights[i] = find(binder, full, (const size_t[]){n_outs[i], n_in}, 2);
+        if (with_bias) {
+            snprintf(full, sizeof full, "%s%s.bias", base, names[i]);
+            biases[i] = find(binder, full, (const size_t[]){n_outs[i]}, 1);
+        }
+        if (binder->status)
+            return;
+        adjacent = adjacent && is_in_place(weights[i]) &&
+                   (i == 0 || (const float *)weights[i - 1]->data + weights[i - 1]->n_elements ==
+                                  (const float *)weights[i]->data);
+        n_out += n_outs[i];
+        n_weights += weights[i]->n_elements;
+    }
+    float *bias = with_bias ? own_floats(binder, n_out) : NULL;
+    float *joined = adjacent || binder->status ? NULL : own_floats(binder, n_weights);
+    if (binder->status)
+        return;
+    for (size_t i = 0, at = 0, row = 0; i < n_names; i++) {
+        if (joined)
+            dtype_to_f32(weights[i]->data, weights[i]->dtype, weights[i]->n_elements, joined + at);
+        if (bias)
+            dtype_to_f32(biases[i]->data, biases[i]->dtype, n_outs[i], bias + row);
+        at += weights[i]->n_elements;
+        row += n_outs[i];
+    }
+    keep_linear(binder, out, joined ? (const void *)joined : weights[0]->data, DTYPE_F32, bias,
+                n_out, n_in);
+}
+
+void bind_norm(struct binder *binder, struct norm *out, size_t dim, float eps, const char *name,
+               ...)
+{
+    char prefix[NAME_BYTES_MAX], full[NAME_BYTES_MAX + 8];
+    struct norm norm = {.dim = dim, .eps = eps};
+    va_list args;
+    va_start(args, name);
+    if (format_name(binder, prefix, name, args)) {
+        snprintf(full, sizeof full, "%s.weight", prefix);
+        bind_f32(binder, &norm.weight, full, &dim, 1);
+        snprintf(full, sizeof full, "%s.bias", prefix);
+        bind_f32(binder, &norm.bias, full, &dim, 1);
+    }
+    va_end(args);
+    if (!binder->status)
+        *out = norm;
+}
+
+const char *bind_choose(const struct binder *binder, const char *const *names, size_t n_names)
+{
+    for (size_t i = 0; i < n_names; i++)
+        if (tensor_set_find(binder->tensors, names[i]))
+            return names[i];
+    return names[n_names - 1];
+}
