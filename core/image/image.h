@@ -3,8 +3,13 @@
  *
  * Decoding follows Pillow's `Image.open(f)`, `ImageOps.exif_transpose`, `convert("RGB")` (DESIGN
  * §5): alpha and palette transparency are dropped, CMYK/YCCK use Adobe's inversion, the first frame
- * of an animation is taken, and 16-bit grey is scaled rather than clipped. JPEG by libjpeg-turbo,
- * PNG by libpng, WebP by libwebp. Thread-safe: no state is shared between calls.
+ * of an animation is taken. 16-bit samples keep their high byte, grey ones too (Pillow clips those;
+ * this way a grey picture gives the same pixels whether it was stored as 16-bit grey or RGB).
+ * Colour profiles and gamma are ignored, as there. JPEG by libjpeg-turbo, PNG by libpng, WebP by
+ * libwebp. Thread-safe: no state is shared between calls.
+ *
+ * Where this differs on purpose: EXIF data that cannot be read count as upright (Pillow's
+ * exif_transpose raises), and pictures of more than max_pixels are refused by their header.
  */
 #ifndef VLMD_CORE_IMAGE_IMAGE_H
 #define VLMD_CORE_IMAGE_IMAGE_H
@@ -14,6 +19,13 @@
 
 #include "core/base/buffer.h"
 #include "core/base/error.h"
+
+/* Scans of one JPEG (a progressive one has about 10): each costs a walk over the whole picture,
+ * while its bytes may be a handful. */
+enum { IMAGE_JPEG_SCANS_MAX = 100 };
+
+/* Bytes that a compressed metadata chunk of a PNG (XMP, raw EXIF) may unpack to. */
+enum { IMAGE_METADATA_BYTES_MAX = 1 << 20 };
 
 enum image_format { IMAGE_UNKNOWN, IMAGE_JPEG, IMAGE_PNG, IMAGE_WEBP };
 
@@ -30,14 +42,16 @@ enum image_format image_sniff(const void *bytes, size_t size);
 /* Decodes bytes[0..size) into *out (to be released by image_release).
  * Fails with STATUS_UNSUPPORTED_MEDIA (no format we know), STATUS_IMAGE_TOO_LARGE (width × height
  * of the header above max_pixels; nothing was decoded or allocated then), STATUS_BROKEN_IMAGE
- * (truncated, corrupt, zero-sized), STATUS_NO_MEMORY. *out is untouched on failure. */
+ * (empty, truncated, corrupt, zero-sized), STATUS_NO_MEMORY. *out is untouched on failure.
+ * Memory while it runs: the picture (twice when it must be turned by a quarter), and for a
+ * progressive JPEG its coefficients (up to 8 bytes a pixel). */
 enum status image_decode(const void *bytes, size_t size, size_t max_pixels, struct image *out,
                          struct error *err);
 
 void image_release(struct image *image); /* NULL and zeroed structs are fine */
 
-/* Encodes pixels [height, width, channels] (channels 1 = grey, 3 = RGB) as PNG, appended to *out.
- */
+/* Encodes pixels [height, width, channels] (channels 1 = grey, 3 = RGB) as PNG, appended to *out
+ * (which is as before on failure). STATUS_NO_MEMORY also when out->max_bytes would be passed. */
 enum status image_encode_png(const uint8_t *pixels, size_t width, size_t height, int channels,
                              struct buffer *out, struct error *err);
 
