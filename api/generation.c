@@ -1,0 +1,173 @@
+/*
+ * generation.c: see generation.h. A request's fields change single values of what generate() would
+ * use for the checkpoint:
+ *   temperature 0 is greedy (or beam search), above 0 samples; top_p, or the sampler's top_k, given
+ *   without a temperature samples at the checkpoint's own; num_beams above 1 is beam search, which
+ *   does not sample.
+ */
+#include "api/generation.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+const struct field generation_fields[] = {
+    {"max_tokens", FIELD_INTEGER, .min = 1, .max = GENERATION_TOKENS_MAX,
+     .help = "new tokens at most"},
+    {"min_tokens", FIELD_INTEGER, .min = 1, .max = GENERATION_TOKENS_MAX,
+     .help = "new tokens at least"},
+    {"num_beams", FIELD_INTEGER, .min = 1, .max = GENERATION_BEAMS_MAX,
+     .help = "beam search of this width; 1 = none"},
+    {"length_penalty", FIELD_NUMBER, .min = -10, .max = 10,
+     .help = "beam search: above 0 favours longer texts"},
+    {"temperature", FIELD_NUMBER, .min = 0, .max = 10,
+     .help = "0 = the likeliest token each time; above 0 samples"},
+    {"top_k", FIELD_INTEGER, .min = 0, .max = 1000000,
+     .help = "sample among this many likeliest tokens; 0 = all (vqa: how many answers to give)"},
+    {"top_p", FIELD_NUMBER, .min = 1e-6, .max = 1,
+     .help = "sample among the likeliest tokens that together have this probability"},
+    {"repetition_penalty", FIELD_NUMBER, .min = 0.01, .max = 100,
+     .help = "above 1 makes tokens that were there less likely"},
+    {"seed", FIELD_INTEGER, .min = 0, .max = 9007199254740992.0,
+     .help = "makes sampling repeatable"},
+    {"stop", FIELD_STRINGS, .max = STOPS_MAX, .help = "texts before which generation ends"},
+    {"n", FIELD_INTEGER, .min = 1, .max = GENERATION_BEAMS_MAX, .help = "how many texts to give"},
+    {"stream", FIELD_BOOLEAN, .help = "not available yet: must be false"},
+    {NULL},
+};
+
+static enum status read_stops(struct call *call, struct work *work, struct error *err)
+{
+    const struct form_value *stop = form_value(&call->form, "stop");
+    for (size_t i = 0; stop && i < stop->n; i++) {
+        struct span text = stop->strings[i];
+        if (!text.size || text.size > GENERATION_STOP_BYTES_MAX)
+            return error_set_param(err, STATUS_OUT_OF_RANGE, "stop",
+                                   "'stop' texts must have 1 to %d bytes",
+                                   GENERATION_STOP_BYTES_MAX);
+        char *copy = malloc(text.size + 1);
+        if (!copy)
+            return error_no_memory(err, "stop texts");
+        memcpy(copy, text.data, text.size + 1);
+        work->stops[work->n_stops++] = copy;
+    }
+    return STATUS_OK;
+}
+
+enum status generation_read(struct call *call, struct work *work, bool top_k_samples,
+                            struct error *err)
+{
+    const struct form *form = &call->form;
+    struct generation_params params = call->model->generation;
+    size_t max_tokens = api_options(call->api)->max_tokens;
+
+    if (form_boolean(form, "stream", false))
+        return error_set_param(err, STATUS_UNPROCESSABLE, "stream",
+                               "'stream' is not available on this endpoint; leave it out");
+
+    /* 1. Length. */
+    if (form_has(form, "max_tokens")) {
+        params.max_new_tokens = (size_t)form_integer(form, "max_tokens", 0);
+        if (max_tokens && params.max_new_tokens > max_tokens)
+            return error_set_param(err, STATUS_OUT_OF_RANGE, "max_tokens",
+                                   "'max_tokens' is %zu; this server allows at most %zu",
+                                   params.max_new_tokens, max_tokens);
+    } else if (max_tokens && params.max_new_tokens > max_tokens) {
+        params.max_new_tokens = max_tokens;
+    }
+    if (form_has(form, "min_tokens")) {
+        params.min_new_tokens = (size_t)form_integer(form, "min_tokens", 0);
+        if (params.max_new_tokens && params.min_new_tokens > params.max_new_tokens)
+            return error_set_param(err, STATUS_UNPROCESSABLE, "min_tokens",
+                                   "'min_tokens' is above the %zu tokens that are allowed",
+                                   params.max_new_tokens);
+    }
+
+    /* 2. How tokens are chosen. */
+    bool has_temperature = form_has(form, "temperature");
+    bool wants_sampling =
+        has_temperature ? form_number(form, "temperature", 0) > 0
+                        : form_has(form, "top_p") || (top_k_samples && form_has(form, "top_k"));
+    bool wants_beams = form_has(form, "num_beams") && form_integer(form, "num_beams", 1) > 1;
+    if (wants_sampling && wants_beams)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "num_beams",
+                               "'num_beams' above 1 cannot be combined with sampling "
+                               "(temperature, top_p, top_k)");
+    if (form_has(form, "num_beams"))
+        params.num_beams = (size_t)form_integer(form, "num_beams", 1);
+    if (wants_sampling) {
+        params.do_sample = true;
+        params.num_beams = 1;
+    } else if (has_temperature || wants_beams) {
+        params.do_sample = false;
+    }
+    if (has_temperature && wants_sampling)
+        params.temperature = (float)form_number(form, "temperature", 1);
+    if (params.temperature <= 0)
+        params.temperature = 1;
+    if (top_k_samples || wants_sampling)
+        params.top_k = (size_t)form_integer(form, "top_k", (long long)params.top_k);
+    params.top_p = (float)form_number(form, "top_p", (double)params.top_p);
+    params.repetition_penalty =
+        (float)form_number(form, "repetition_penalty", (double)params.repetition_penalty);
+    params.length_penalty =
+        (float)form_number(form, "length_penalty", (double)params.length_penalty);
+    if (form_has(form, "seed"))
+        params.seed = (uint64_t)form_integer(form, "seed", 0);
+    else if (params.do_sample && getrandom(&params.seed, sizeof params.seed, GRND_NONBLOCK) < 0)
+        params.seed = clock_ns();
+
+    /* 3. How many. */
+    if (form_has(form, "n"))
+        params.n = (size_t)form_integer(form, "n", 1);
+    if (!params.num_beams)
+        params.num_beams = 1;
+    if (!params.n)
+        params.n = 1;
+    if (!params.do_sample && params.n > params.num_beams)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "n",
+                               "'n' is %zu: several texts need num_beams of at least as many, or a "
+                               "temperature above 0",
+                               params.n);
+    work->generation = params;
+    return read_stops(call, work, err);
+}
+
+static size_t trimmed(const char *text, size_t size)
+{
+    while (size && (text[size - 1] == ' ' || text[size - 1] == '\n' || text[size - 1] == '\t'))
+        size--;
+    return size;
+}
+
+enum status generation_text(struct call *call, const struct work *work, size_t i, struct span *text,
+                            float *score, struct error *err)
+{
+    const struct generated *generated = &work->generated[i];
+    struct buffer buffer;
+    buffer_init(&buffer, api_options(call->api)->max_reply_bytes);
+    enum status status = model_detokenize(call->model, call->endpoint->task, &work->texts[0],
+                                          generated->ids, generated->n, &buffer, err);
+    size_t size = buffer.size;
+    for (size_t k = 0; !status && k < work->n_stops; k++) {
+        const char *hit =
+            size ? memmem(buffer.data, size, work->stops[k], strlen(work->stops[k])) : NULL;
+        if (hit)
+            size = trimmed(buffer.data, (size_t)(hit - buffer.data));
+    }
+    if (!status) {
+        text->data = arena_string(&call->arena, buffer.data ? buffer.data : "", size);
+        text->size = size;
+        *score = expf(generated->score);
+        if (!text->data)
+            status = error_no_memory(err, "a generated text");
+    }
+    buffer_release(&buffer);
+    return status;
+}
+
+const char *finish_reason_name(enum finish_reason reason)
+{
+    return reason == FINISH_LENGTH ? "length" : "stop";
+}
