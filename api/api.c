@@ -7,6 +7,7 @@
 
 #include "api/endpoints.h"
 #include "api/router.h"
+#include "core/base/size.h"
 
 struct api {
     struct api_options options;

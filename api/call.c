@@ -20,6 +20,7 @@
 #include "api/base64.h"
 #include "api/endpoint.h"
 #include "api/endpoints.h"
+#include "core/base/size.h"
 #include "core/base/utf8.h"
 
 enum { PHASE_NEW, PHASE_WAITING, PHASE_DONE };

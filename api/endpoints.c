@@ -4,6 +4,8 @@
  */
 #include "api/endpoints.h"
 
+#include "core/base/size.h"
+
 extern const struct endpoint endpoint_caption;
 
 const struct endpoint *const endpoints[] = {
