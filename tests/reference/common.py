@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import sys
+import warnings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,6 +32,8 @@ IMAGES = os.path.join(DATA, "images")
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+warnings.simplefilter("ignore")
 
 # The pictures every model is shown, in this order. make_images.py writes them.
 PICTURES = ["photo_97x61.jpg", "tall_33x120.png", "wide_200x150.jpg", "grey_64x48.jpg", "alpha_50x70.png"]
