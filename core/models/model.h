@@ -6,8 +6,8 @@
  *
  *   encode_images   pictures                     → features   (one refcounted block a picture)
  *   encode_texts    token sequences              → embeddings
- *   score_pairs     (features, text) pairs       → outputs    (a match, class scores, boxes, a
- * mask) prefill/decode  (features, prompt) sequences → logits     (generation, one token a step)
+ *   score_pairs     (features, text) pairs       → outputs    (match, class scores, boxes, mask)
+ *   prefill/decode  (features, prompt) sequences → logits     (generation, one token a step)
  *
  * plus per-request steps that run on the worker threads: `preprocess` (picture → pixels),
  * `tokenize` (text → tokens for a task), `detokenize`. The runtime knows nothing else of a model;
@@ -146,7 +146,7 @@ struct model_traits {
     size_t context_length;            /* longest text in tokens */
     size_t image_height, image_width; /* of pixels; 0 = varies */
     const char *const *labels;        /* names of class scores [n_outputs], or NULL */
-    size_t vocab_size;                /* of prefill/decode logits */
+    size_t vocab_size; /* token ids are below this; what prefill/decode give logits for */
 };
 
 struct architecture {
@@ -216,7 +216,8 @@ struct model {
 };
 
 /* Opens a checkpoint directory under a name (copied). The architecture is read from config.json; an
- * unknown one is refused with those that are known (STATUS_BAD_CHECKPOINT). */
+ * unknown one is refused with those that are known (STATUS_BAD_CHECKPOINT). Weights stay in the
+ * files' maps: the directory must not be changed in place while the model is open. */
 struct model *model_open(const char *name, const char *directory, struct error *err);
 void model_free(struct model *model);
 
@@ -231,6 +232,9 @@ enum status model_tokenize(const struct model *model, enum task task, const char
                            struct tokens *out, struct error *err);
 enum status model_detokenize(const struct model *model, enum task task, const struct tokens *prompt,
                              const int32_t *ids, size_t n, struct buffer *out, struct error *err);
+
+/* The library's defaults: greedy, 20 new tokens. */
+void generation_params_default(struct generation_params *out);
 
 /* generation_config.json, else config.json's legacy keys, over the library's defaults. */
 enum status generation_params_load(const struct checkpoint *checkpoint,

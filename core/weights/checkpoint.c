@@ -141,6 +141,11 @@ const char *checkpoint_architecture(const struct checkpoint *checkpoint, struct 
     return name;
 }
 
+bool checkpoint_has_file(const struct checkpoint *checkpoint, const char *name)
+{
+    return file_exists(checkpoint->directory, name);
+}
+
 /* ---- typed reads ------------------------------------------------------------------------------
  */
 

@@ -30,6 +30,9 @@ void checkpoint_free(struct checkpoint *checkpoint);
 /* architectures[0] of config.json; NULL and an error when absent. */
 const char *checkpoint_architecture(const struct checkpoint *checkpoint, struct error *err);
 
+/* True when the directory has a regular file of this name. */
+bool checkpoint_has_file(const struct checkpoint *checkpoint, const char *name);
+
 /* Typed reads of object[key]; *out keeps its value (the default) when the key is absent or null.
  * Wrong type or range (sizes: 1 … 2^31) is STATUS_BAD_CHECKPOINT naming the key. */
 enum status config_size(const json_t *object, const char *key, size_t *out, struct error *err);

@@ -1,0 +1,84 @@
+/*
+ * bert.h: BERT's post-norm transformer, as encoder and as decoder, with cross-attention where the
+ * checkpoint has it (Devlin et al. 2018, arXiv:1810.04805; BLIP's text side follows it):
+ *
+ *   x = norm(x + out(attention(q, k, v of x)))
+ *   x = cross_norm(x + cross_out(attention(cross_q of x; cross_k, cross_v of the source)))
+ *   x = out_norm(x + fc2(activation(fc1(x))))
+ *
+ * Packed: the rows of all items one after another.
+ */
+#ifndef VLMD_CORE_MODELS_BERT_H
+#define VLMD_CORE_MODELS_BERT_H
+
+#include "core/models/model.h"
+#include "core/weights/binder.h"
+
+struct bert_config {
+    size_t n_layers, dim, n_heads, mlp_dim;
+    enum activation activation;
+    float norm_eps;
+    size_t vocab_size, n_positions;
+    size_t cross_dim; /* of what cross-attention sees; 0 = no cross-attention */
+};
+
+struct bert_attention {
+    struct linear q, k, v, out; /* [dim, dim]; k, v of a cross-attention [dim, cross_dim] */
+    struct norm norm;
+};
+
+struct bert_layer {
+    struct bert_attention self, cross;
+    struct linear fc1, fc2;
+    struct norm norm;
+};
+
+struct bert {
+    struct bert_config config;
+    const float *words;     /* [vocab_size, dim] */
+    const float *positions; /* [n_positions, dim] */
+    struct norm embedding_norm;
+    struct bert_layer *layers;
+};
+
+/* The keys hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, hidden_act,
+ * layer_norm_eps, vocab_size, max_position_embeddings over the defaults in *config. */
+enum status bert_config_load(const json_t *json, struct bert_config *config, struct error *err);
+
+/* Binds "<prefix>.embeddings.…" and "<prefix>.encoder.layer.N.…"; bert_release() also when the
+ * binder failed afterwards. */
+void bert_bind(struct binder *binder, struct bert *bert, const struct bert_config *config,
+               const char *prefix);
+void bert_release(struct bert *bert);
+
+/* What the items of a pass attend to crosswise, computed in the pass: rows [n_rows, cross_dim]. */
+struct bert_source {
+    const float *rows;
+    size_t n_rows;
+};
+
+/* One sequence's part of a pass. */
+struct bert_item {
+    const int32_t *ids;
+    size_t n; /* ≥ 1 */
+    /* Decoder: causal, continuing this sequence's cache (reserved for n more tokens by the caller,
+     * n_tokens is advanced by the pass on success); its `cross` is what cross-attention sees.
+     * NULL: encoder, every row sees every row. */
+    struct sequence *sequence;
+    size_t source; /* encoder: index into sources */
+};
+
+/* → x [Σ n, dim], the last layer's rows. sources NULL: encoders without cross-attention. All items
+ * are of one kind (all with a sequence, or none). Ids must be in range (see check_tokens) and
+ * positions within n_positions: STATUS_TOO_LONG otherwise. On failure no sequence has changed. */
+enum status bert_forward(const struct bert *bert, const struct compute *compute,
+                         const struct bert_item *items, size_t n_items,
+                         const struct bert_source *sources, size_t n_sources, float *x,
+                         struct error *err);
+
+/* The keys and values of one source for every layer, to be shared by decoders: data is [n_layers]
+ * [keys, values][n_rows, dim]. NULL and an error when out of memory. */
+struct kv_shared *bert_cross_kv(const struct bert *bert, const struct compute *compute,
+                                const struct bert_source *source, struct error *err);
+
+#endif

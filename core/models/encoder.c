@@ -1,0 +1,256 @@
+/*
+ * encoder.c: see encoder.h. Scratch memory is taken once for all layers.
+ */
+#include "core/models/encoder.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/size.h"
+
+enum { LAYERS_MAX = 512 };
+
+const struct encoder_names encoder_names_clip = {
+    .norm1 = "layer_norm1",
+    .q = "self_attn.q_proj",
+    .k = "self_attn.k_proj",
+    .v = "self_attn.v_proj",
+    .out = "self_attn.out_proj",
+    .norm2 = "layer_norm2",
+    .fc1 = "mlp.fc1",
+    .fc2 = "mlp.fc2",
+    .qkv_bias = true,
+};
+
+enum status encoder_config_load(const json_t *json, struct encoder_config *config,
+                                struct error *err)
+{
+    struct encoder_config loaded = *config;
+    enum status status = config_size(json, "hidden_size", &loaded.dim, err);
+    if (!status)
+        status = config_size(json, "intermediate_size", &loaded.mlp_dim, err);
+    if (!status)
+        status = config_size(json, "num_hidden_layers", &loaded.n_layers, err);
+    if (!status)
+        status = config_size(json, "num_attention_heads", &loaded.n_heads, err);
+    if (!status)
+        status = config_activation(json, "hidden_act", &loaded.activation, err);
+    if (!status)
+        status = config_float(json, "layer_norm_eps", &loaded.norm_eps, err);
+    if (status)
+        return status;
+    if (loaded.dim % loaded.n_heads)
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "config key 'num_attention_heads': %zu does not divide 'hidden_size' %zu",
+                         loaded.n_heads, loaded.dim);
+    if (loaded.n_layers > LAYERS_MAX)
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "config key 'num_hidden_layers': %zu is more than %d", loaded.n_layers,
+                         LAYERS_MAX);
+    *config = loaded;
+    return STATUS_OK;
+}
+
+void encoder_bind(struct binder *binder, struct encoder *encoder,
+                  const struct encoder_config *config, const struct encoder_names *names,
+                  const char *prefix)
+{
+    size_t dim = config->dim;
+    *encoder = (struct encoder){.config = *config, .fused = names->qkv != NULL};
+    encoder->layers = calloc(config->n_layers, sizeof *encoder->layers);
+    if (!encoder->layers) {
+        bind_fault(binder, "out of memory for %zu layers", config->n_layers);
+        return;
+    }
+    for (size_t i = 0; i < config->n_layers; i++) {
+        struct encoder_layer *layer = &encoder->layers[i];
+        bind_norm(binder, &layer->norm1, dim, config->norm_eps, "%s.%zu.%s", prefix, i,
+                  names->norm1);
+        if (encoder->fused) {
+            bind_linear(binder, &layer->qkv, 3 * dim, dim, names->qkv_bias, "%s.%zu.%s", prefix, i,
+                        names->qkv);
+        } else {
+            bind_linear(binder, &layer->q, dim, dim, names->qkv_bias, "%s.%zu.%s", prefix, i,
+                        names->q);
+            bind_linear(binder, &layer->k, dim, dim, names->qkv_bias, "%s.%zu.%s", prefix, i,
+                        names->k);
+            bind_linear(binder, &layer->v, dim, dim, names->qkv_bias, "%s.%zu.%s", prefix, i,
+                        names->v);
+        }
+        bind_linear(binder, &layer->out, dim, dim, true, "%s.%zu.%s", prefix, i, names->out);
+        bind_norm(binder, &layer->norm2, dim, config->norm_eps, "%s.%zu.%s", prefix, i,
+                  names->norm2);
+        bind_linear(binder, &layer->fc1, config->mlp_dim, dim, true, "%s.%zu.%s", prefix, i,
+                    names->fc1);
+        bind_linear(binder, &layer->fc2, dim, config->mlp_dim, true, "%s.%zu.%s", prefix, i,
+                    names->fc2);
+    }
+}
+
+void encoder_release(struct encoder *encoder)
+{
+    free(encoder->layers);
+    encoder->layers = NULL;
+}
+
+/* A pass's scratch memory. `wide` holds q, k, v during attention and the MLP's inner activations
+ * after it. */
+struct pass {
+    const struct encoder *encoder;
+    const struct compute *compute;
+    const size_t *n_rows;
+    size_t n_items, n_total;
+    float *normed; /* [n_total, dim]; also the attention's result */
+    float *wide;   /* [n_total, max(3 dim, mlp_dim)] */
+    struct attention_item *items;
+};
+
+static enum status pass_init(struct pass *pass, const struct encoder *encoder,
+                             const struct compute *compute, const size_t *n_rows, size_t n_items,
+                             struct error *err)
+{
+    size_t dim = encoder->config.dim, mlp_dim = encoder->config.mlp_dim;
+    size_t n_total = 0;
+    for (size_t i = 0; i < n_items; i++)
+        if (!size_add(n_total, n_rows[i], &n_total))
+            return error_no_memory(err, "a forward pass");
+    *pass = (struct pass){encoder, compute, n_rows, n_items, n_total, NULL, NULL, NULL};
+    size_t width = 3 * dim > mlp_dim ? 3 * dim : mlp_dim, n;
+    if (!size_mul(n_total, width, &n))
+        return error_no_memory(err, "a forward pass");
+    pass->normed = arena_array(compute->scratch, n_total * dim, sizeof(float));
+    pass->wide = arena_array(compute->scratch, n, sizeof(float));
+    pass->items = arena_array(compute->scratch, n_items, sizeof *pass->items);
+    if (!pass->normed || !pass->wide || !pass->items)
+        return error_no_memory(err, "a forward pass's activations");
+    return STATUS_OK;
+}
+
+/* Queries, keys, values of n_total rows, as (base, stride). */
+struct qkv {
+    const float *q, *k, *v;
+    size_t stride;
+};
+
+static struct qkv project_qkv(const struct pass *pass, const struct encoder_layer *layer)
+{
+    size_t dim = pass->encoder->config.dim, n = pass->n_total;
+    float *wide = pass->wide;
+    if (pass->encoder->fused) {
+        nn_linear(pass->compute, &layer->qkv, pass->normed, n, ACTIVATION_NONE, NULL, wide);
+        return (struct qkv){wide, wide + dim, wide + 2 * dim, 3 * dim};
+    }
+    nn_linear(pass->compute, &layer->q, pass->normed, n, ACTIVATION_NONE, NULL, wide);
+    nn_linear(pass->compute, &layer->k, pass->normed, n, ACTIVATION_NONE, NULL, wide + n * dim);
+    nn_linear(pass->compute, &layer->v, pass->normed, n, ACTIVATION_NONE, NULL, wide + 2 * n * dim);
+    return (struct qkv){wide, wide + n * dim, wide + 2 * n * dim, dim};
+}
+
+static struct attention_shape shape_of(const struct encoder_config *config, bool causal)
+{
+    size_t head_dim = config->dim / config->n_heads;
+    return (struct attention_shape){config->n_heads, config->n_heads, head_dim,
+                                    1 / sqrtf((float)head_dim), causal};
+}
+
+/* rows [n, dim] += fc2(activation(fc1(norm2(rows)))) */
+static void mlp(const struct pass *pass, const struct encoder_layer *layer, float *rows, size_t n)
+{
+    nn_layer_norm(pass->compute, &layer->norm2, rows, n, pass->normed);
+    nn_linear(pass->compute, &layer->fc1, pass->normed, n, pass->encoder->config.activation, NULL,
+              pass->wide);
+    nn_linear(pass->compute, &layer->fc2, pass->wide, n, ACTIVATION_NONE, rows, rows);
+}
+
+static enum status layer_forward(const struct pass *pass, const struct encoder_layer *layer,
+                                 float *x, struct error *err)
+{
+    const struct encoder_config *config = &pass->encoder->config;
+    size_t dim = config->dim;
+    nn_layer_norm(pass->compute, &layer->norm1, x, pass->n_total, pass->normed);
+    struct qkv qkv = project_qkv(pass, layer);
+    for (size_t i = 0, row = 0; i < pass->n_items; row += pass->n_rows[i++]) {
+        size_t at = row * qkv.stride;
+        pass->items[i] = (struct attention_item){.q = qkv.q + at,
+                                                 .n_q = pass->n_rows[i],
+                                                 .q_stride = qkv.stride,
+                                                 .k = qkv.k + at,
+                                                 .v = qkv.v + at,
+                                                 .n_kv = pass->n_rows[i],
+                                                 .kv_stride = qkv.stride,
+                                                 .out = pass->normed + row * dim,
+                                                 .out_stride = dim};
+    }
+    struct attention_shape shape = shape_of(config, config->causal);
+    enum status status = nn_attention(pass->compute, &shape, pass->items, pass->n_items, err);
+    if (status)
+        return status;
+    nn_linear(pass->compute, &layer->out, pass->normed, pass->n_total, ACTIVATION_NONE, x, x);
+    mlp(pass, layer, x, pass->n_total);
+    return STATUS_OK;
+}
+
+/* The last layer for one row of each item: keys and values of all rows, everything else of one. */
+static enum status pooled_layer_forward(const struct pass *pass, const struct encoder_layer *layer,
+                                        const float *x, const size_t *pooled, float *out,
+                                        struct error *err)
+{
+    const struct encoder_config *config = &pass->encoder->config;
+    size_t dim = config->dim, n_items = pass->n_items, n = pass->n_total;
+    float *queries = arena_array(pass->compute->scratch, 2 * n_items * dim, sizeof(float));
+    if (!queries)
+        return error_no_memory(err, "a forward pass's activations");
+    float *query_rows = queries + n_items * dim;
+
+    nn_layer_norm(pass->compute, &layer->norm1, x, n, pass->normed);
+    for (size_t i = 0, row = 0; i < n_items; row += pass->n_rows[i++]) {
+        memcpy(query_rows + i * dim, pass->normed + (row + pooled[i]) * dim, dim * sizeof(float));
+        memcpy(out + i * dim, x + (row + pooled[i]) * dim, dim * sizeof(float));
+    }
+    struct qkv qkv;
+    if (pass->encoder->fused) {
+        qkv = project_qkv(pass, layer);
+        for (size_t i = 0, row = 0; i < n_items; row += pass->n_rows[i++])
+            memcpy(queries + i * dim, qkv.q + (row + pooled[i]) * qkv.stride, dim * sizeof(float));
+    } else {
+        float *k = pass->wide, *v = k + n * dim;
+        nn_linear(pass->compute, &layer->q, query_rows, n_items, ACTIVATION_NONE, NULL, queries);
+        nn_linear(pass->compute, &layer->k, pass->normed, n, ACTIVATION_NONE, NULL, k);
+        nn_linear(pass->compute, &layer->v, pass->normed, n, ACTIVATION_NONE, NULL, v);
+        qkv = (struct qkv){queries, k, v, dim};
+    }
+    for (size_t i = 0, row = 0; i < n_items; row += pass->n_rows[i++])
+        pass->items[i] =
+            (struct attention_item){.q = queries + i * dim,
+                                    .n_q = 1,
+                                    .q_stride = dim,
+                                    .k = qkv.k + row * qkv.stride,
+                                    .v = qkv.v + row * qkv.stride,
+                                    .n_kv = config->causal ? pooled[i] + 1 : pass->n_rows[i],
+                                    .kv_stride = qkv.stride,
+                                    .out = query_rows + i * dim,
+                                    .out_stride = dim};
+    struct attention_shape shape = shape_of(config, false);
+    enum status status = nn_attention(pass->compute, &shape, pass->items, n_items, err);
+    if (status)
+        return status;
+    nn_linear(pass->compute, &layer->out, query_rows, n_items, ACTIVATION_NONE, out, out);
+    mlp(pass, layer, out, n_items);
+    return STATUS_OK;
+}
+
+enum status encoder_forward(const struct encoder *encoder, const struct compute *compute, float *x,
+                            const size_t *n_rows, size_t n_items, const size_t *pooled, float *out,
+                            struct error *err)
+{
+    struct pass pass;
+    enum status status = pass_init(&pass, encoder, compute, n_rows, n_items, err);
+    size_t n_whole = encoder->config.n_layers - (pooled ? 1 : 0);
+    for (size_t i = 0; i < n_whole && !status; i++)
+        status = layer_forward(&pass, &encoder->layers[i], x, err);
+    if (!status && pooled)
+        status = pooled_layer_forward(&pass, &encoder->layers[n_whole], x, pooled, out, err);
+    return status;
+}

@@ -1,0 +1,245 @@
+/*
+ * model.c: opening a checkpoint directory as a model, and the steps that are the same for most
+ * architectures.
+ */
+#include "core/models/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/size.h"
+#include "core/models/models_internal.h"
+#include "core/weights/binder.h"
+
+static const char *const task_names[N_TASKS] = {
+#define TASK_NAME(id, name) [TASK_##id] = name,
+    TASK_LIST(TASK_NAME)
+#undef TASK_NAME
+};
+
+const char *task_name(enum task task)
+{
+    return (unsigned)task < N_TASKS ? task_names[task] : "?";
+}
+
+/* ---- opening ----------------------------------------------------------------------------------
+ */
+
+static enum status refuse_architecture(const char *name, struct error *err)
+{
+    char known[ERROR_MESSAGE_MAX] = "";
+    const struct architecture *each;
+    for (size_t i = 0, used = 0; (each = architecture_at(i)) && used < sizeof known; i++) {
+        int n = snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", each->name);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return error_set(err, STATUS_BAD_CHECKPOINT,
+                     "the architecture '%s' is not supported; these are: %s", name, known);
+}
+
+/* The tokenizer, or NULL where the directory has none. */
+static enum status open_tokenizer(const struct checkpoint *checkpoint, struct tokenizer **out,
+                                  struct error *err)
+{
+    static const char *const files[] = {"tokenizer.json", "vocab.txt", "vocab.json"};
+    for (size_t i = 0; i < ARRAY_LENGTH(files); i++)
+        if (checkpoint_has_file(checkpoint, files[i])) {
+            *out = tokenizer_open(checkpoint->directory, err);
+            return *out ? STATUS_OK : err->status;
+        }
+    return STATUS_OK;
+}
+
+static enum status load(struct model *model, const char *directory, struct error *err)
+{
+    model->checkpoint = checkpoint_open(directory, err);
+    if (!model->checkpoint)
+        return err->status;
+    const char *name = checkpoint_architecture(model->checkpoint, err);
+    if (!name)
+        return err->status;
+    const struct architecture *architecture = architecture_find(name);
+    if (!architecture)
+        return refuse_architecture(name, err);
+    enum status status = generation_params_load(model->checkpoint, &model->generation, err);
+    if (!status)
+        status = open_tokenizer(model->checkpoint, &model->tokenizer, err);
+    if (!status)
+        status = architecture->load(model, err);
+    if (!status)
+        model->architecture = architecture;
+    return status;
+}
+
+struct model *model_open(const char *name, const char *directory, struct error *err)
+{
+    struct model *model = calloc(1, sizeof *model);
+    char *copy = strdup(name);
+    if (!model || !copy) {
+        free(model);
+        free(copy);
+        error_no_memory(err, "a model");
+        return NULL;
+    }
+    model->name = copy;
+    if (load(model, directory, err)) {
+        if (err->status != STATUS_NOT_FOUND)
+            error_prefix(err, "model '%s' (%s)", name, directory);
+        model_free(model);
+        return NULL;
+    }
+    return model;
+}
+
+void model_free(struct model *model)
+{
+    if (!model)
+        return;
+    if (model->architecture && model->architecture->free)
+        model->architecture->free(model);
+    bound_free(model->bound);
+    tokenizer_free(model->tokenizer);
+    checkpoint_free(model->checkpoint);
+    free(model->name);
+    free(model);
+}
+
+/* ---- preprocessing -----------------------------------------------------------------------------
+ */
+
+enum status model_load_processor(struct model *model, const struct image_processor *defaults,
+                                 size_t image_size, struct error *err)
+{
+    struct image_processor processor = *defaults;
+    const json_t *config = model->checkpoint->preprocessor;
+    if (config) {
+        enum status status = image_processor_parse(config, defaults, &processor, err);
+        if (status)
+            return error_prefix(err, "preprocessor config");
+    } else if (image_size) {
+        if (processor.shortest_edge)
+            processor.shortest_edge = image_size;
+        if (processor.height)
+            processor.height = processor.width = image_size;
+        if (processor.crop_height)
+            processor.crop_height = processor.crop_width = image_size;
+    }
+    size_t height = 0, width = 0;
+    if (processor.do_center_crop) {
+        height = processor.crop_height;
+        width = processor.crop_width;
+    } else if (processor.do_resize) {
+        height = processor.height;
+        width = processor.width;
+    }
+    if (image_size && height && width && (height != image_size || width != image_size))
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "the preprocessor config gives pictures of %zu x %zu pixels, but "
+                         "config.json's vision 'image_size' is %zu",
+                         width, height, image_size);
+    model->processor = processor;
+    model->traits.image_height = image_size ? image_size : height;
+    model->traits.image_width = image_size ? image_size : width;
+    return STATUS_OK;
+}
+
+enum status model_preprocess(const struct model *model, const struct image *image,
+                             struct pixels *out, struct error *err)
+{
+    struct pixels pixels = {0};
+    enum status status = model->architecture->preprocess
+                             ? model->architecture->preprocess(model, image, &pixels, err)
+                             : image_processor_apply(&model->processor, image, &pixels, err);
+    if (status)
+        return status;
+    const struct model_traits *traits = &model->traits;
+    if ((traits->image_height && pixels.height != traits->image_height) ||
+        (traits->image_width && pixels.width != traits->image_width)) {
+        status = error_set(err, STATUS_UNPROCESSABLE,
+                           "this model's preprocessing makes the picture %zu x %zu pixels, but "
+                           "the model takes only %zu x %zu",
+                           pixels.width, pixels.height, traits->image_width, traits->image_height);
+        pixels_release(&pixels);
+        return status;
+    }
+    *out = pixels;
+    return STATUS_OK;
+}
+
+/* ---- text --------------------------------------------------------------------------------------
+ */
+
+enum status check_tokens(const struct tokens *tokens, size_t n_vocab, size_t n_max,
+                         struct error *err)
+{
+    if (tokens->n == 0)
+        return error_set(err, STATUS_UNPROCESSABLE, "the text has no tokens");
+    if (tokens->n > n_max)
+        return error_set(err, STATUS_TOO_LONG, "the text has %zu tokens, the model takes %zu",
+                         tokens->n, n_max);
+    for (size_t i = 0; i < tokens->n; i++)
+        if (tokens->ids[i] < 0 || (size_t)tokens->ids[i] >= n_vocab)
+            return error_set(err, STATUS_UNPROCESSABLE,
+                             "the tokenizer gives the id %d, the model's vocabulary has %zu "
+                             "entries: they do not belong together",
+                             (int)tokens->ids[i], n_vocab);
+    return STATUS_OK;
+}
+
+enum status model_tokenize(const struct model *model, enum task task, const char *text, size_t size,
+                           struct tokens *out, struct error *err)
+{
+    if (!model->tokenizer)
+        return error_set(err, STATUS_UNPROCESSABLE,
+                         "the model '%s' has no tokenizer in its directory, so it takes no text",
+                         model->name);
+    struct tokens tokens = {0};
+    enum status status;
+    size_t n_max = model->traits.context_length;
+    if (model->architecture->tokenize) {
+        status = model->architecture->tokenize(model, task, text, size, &tokens, err);
+    } else {
+        size_t n_tokenizer = tokenizer_model_max_length(model->tokenizer);
+        struct encode_options options = {.add_special_tokens = true,
+                                         .max_length = n_tokenizer < n_max ? n_tokenizer : n_max};
+        status = tokenizer_encode(model->tokenizer, text, size, &options, &tokens, err);
+    }
+    if (status)
+        return status;
+    status = check_tokens(&tokens, model->traits.vocab_size ? model->traits.vocab_size : INT32_MAX,
+                          n_max ? n_max : SIZE_MAX, err);
+    if (status)
+        tokens_release(&tokens);
+    else
+        *out = tokens;
+    return status;
+}
+
+static bool is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+enum status model_detokenize(const struct model *model, enum task task, const struct tokens *prompt,
+                             const int32_t *ids, size_t n, struct buffer *out, struct error *err)
+{
+    if (model->architecture->detokenize)
+        return model->architecture->detokenize(model, task, prompt, ids, n, out, err);
+    if (!model->tokenizer)
+        return error_set(err, STATUS_UNPROCESSABLE, "the model '%s' has no tokenizer", model->name);
+    struct buffer text;
+    buffer_init(&text, out->max_bytes);
+    enum status status = tokenizer_decode(model->tokenizer, ids, n, true, &text, err);
+    if (!status && text.data) {
+        size_t begin = 0, end = text.size;
+        while (begin < end && is_space(text.data[begin]))
+            begin++;
+        while (end > begin && is_space(text.data[end - 1]))
+            end--;
+        if (!buffer_append(out, text.data + begin, end - begin))
+            status = error_no_memory(err, "the reply's text");
+    }
+    buffer_release(&text);
+    return status;
+}

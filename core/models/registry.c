@@ -1,0 +1,37 @@
+/*
+ * registry.c: the architectures, one line each.
+ */
+#include "core/models/model.h"
+
+#include <string.h>
+
+#include "core/base/size.h"
+
+#define ARCHITECTURE_LIST(ARCHITECTURE)                                                            \
+    ARCHITECTURE(clip_architecture)                                                                \
+    ARCHITECTURE(blip_caption_architecture)                                                        \
+    ARCHITECTURE(blip_vqa_architecture)                                                            \
+    ARCHITECTURE(blip_match_architecture)
+
+#define ARCHITECTURE_EXTERN(symbol) extern const struct architecture symbol;
+ARCHITECTURE_LIST(ARCHITECTURE_EXTERN)
+#undef ARCHITECTURE_EXTERN
+
+static const struct architecture *const architectures[] = {
+#define ARCHITECTURE_ROW(symbol) &symbol,
+    ARCHITECTURE_LIST(ARCHITECTURE_ROW)
+#undef ARCHITECTURE_ROW
+};
+
+const struct architecture *architecture_at(size_t i)
+{
+    return i < ARRAY_LENGTH(architectures) ? architectures[i] : NULL;
+}
+
+const struct architecture *architecture_find(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LENGTH(architectures); i++)
+        if (strcmp(architectures[i]->name, name) == 0)
+            return architectures[i];
+    return NULL;
+}

@@ -1,0 +1,25 @@
+/*
+ * vit.h: a vision transformer's input: patch embedding, class token, learned positions.
+ */
+#ifndef VLMD_CORE_MODELS_VIT_H
+#define VLMD_CORE_MODELS_VIT_H
+
+#include "core/image/processor.h"
+#include "core/weights/binder.h"
+
+struct vit_embedding {
+    size_t dim, patch_size, n_positions;
+    struct linear patch;      /* [dim, 3 · patch · patch] */
+    const float *class_token; /* [dim], or NULL: none (SigLIP) */
+    const float *positions;   /* [n_positions, dim]; the class token's first */
+};
+
+/* Rows that a picture becomes (class token included). */
+size_t vit_rows(const struct vit_embedding *embedding, const struct pixels *pixels);
+
+/* Writes the rows of n pictures, one after another, to x [Σ vit_rows, dim]. A picture's rows must
+ * not exceed n_positions (STATUS_UNPROCESSABLE); fewer take the first positions. */
+enum status vit_embed(const struct vit_embedding *embedding, const struct compute *compute,
+                      const struct pixels *const *pixels, size_t n, float *x, struct error *err);
+
+#endif
