@@ -1,11 +1,9 @@
 /*
  * activation.c: the functions between linear layers, under the names config.json calls them by.
  */
-#include <math.h>
 #include <string.h>
 
-#include "core/nn/nn.h"
-#include "core/nn/nn_internal.h"
+#include "core/nn/kernels.h"
 
 /* transformers' ACT2FN, as far as published checkpoints use it. */
 static const struct {
@@ -39,44 +37,6 @@ bool activation_parse(const char *name, enum activation *out)
     return false;
 }
 
-void activate(enum activation activation, float *x, size_t n)
-{
-    switch (activation) {
-    case ACTIVATION_GELU:
-        for (size_t i = 0; i < n; i++)
-            x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
-        break;
-    case ACTIVATION_GELU_TANH:
-        for (size_t i = 0; i < n; i++)
-            x[i] =
-                0.5f * x[i] * (1.0f + tanhf(0.79788456f * (x[i] + 0.044715f * x[i] * x[i] * x[i])));
-        break;
-    case ACTIVATION_QUICK_GELU:
-        for (size_t i = 0; i < n; i++)
-            x[i] = x[i] / (1.0f + expf(-1.702f * x[i]));
-        break;
-    case ACTIVATION_RELU:
-        for (size_t i = 0; i < n; i++)
-            x[i] = x[i] < 0.0f ? 0.0f : x[i];
-        break;
-    case ACTIVATION_SILU:
-        for (size_t i = 0; i < n; i++)
-            x[i] = x[i] / (1.0f + expf(-x[i]));
-        break;
-    case ACTIVATION_TANH:
-        for (size_t i = 0; i < n; i++)
-            x[i] = tanhf(x[i]);
-        break;
-    case ACTIVATION_SIGMOID:
-        for (size_t i = 0; i < n; i++)
-            x[i] = 1.0f / (1.0f + expf(-x[i]));
-        break;
-    case ACTIVATION_NONE:
-    case N_ACTIVATIONS:
-        break;
-    }
-}
-
 enum { ACTIVATE_CHUNK = 16384 };
 
 struct activate_job {
@@ -90,11 +50,13 @@ static void activate_chunk(void *context, size_t i)
     struct activate_job *job = context;
     size_t from = i * ACTIVATE_CHUNK;
     size_t n = job->n - from < ACTIVATE_CHUNK ? job->n - from : ACTIVATE_CHUNK;
-    activate(job->activation, job->x + from, n);
+    kernels()->activate(job->activation, job->x + from, n);
 }
 
 void nn_activate(const struct compute *compute, enum activation activation, float *x, size_t n)
 {
+    if (activation == ACTIVATION_NONE)
+        return;
     struct activate_job job = {activation, x, n};
     pool_run(compute->pool, (n + ACTIVATE_CHUNK - 1) / ACTIVATE_CHUNK, activate_chunk, &job);
 }

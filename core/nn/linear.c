@@ -1,27 +1,22 @@
 /*
- * linear.c: y = x · weightᵀ + bias, spread over the pool.
+ * linear.c: y = x · weightᵀ + bias, cut into blocks that the pool's threads take.
+ *
+ * Weights stay where they are, usually the checkpoint's map. The kernels read them in place (see
+ * kernel_tile.h); OpenBLAS, the other engine, does the plain product of a block.
  */
 #include <cblas.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/base/size.h"
-#include "core/nn/nn.h"
-#include "core/nn/nn_internal.h"
-
-static pthread_once_t blas_once = PTHREAD_ONCE_INIT;
-
-/* OpenBLAS runs inside the pool's tasks: threads of its own would fight with the pool's. */
-static void blas_start(void)
-{
-    openblas_set_num_threads(1);
-}
+#include "core/nn/kernels.h"
 
 enum status linear_init(struct linear *linear, const void *weight, enum dtype dtype,
                         const float *bias, size_t n_out, size_t n_in, struct error *err)
 {
-    pthread_once(&blas_once, blas_start);
     if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16)
         return error_set(err, STATUS_BAD_CHECKPOINT, "a linear layer's weight has dtype %s",
                          dtype_name(dtype));
@@ -50,53 +45,106 @@ void linear_release(struct linear *linear)
     *linear = (struct linear){0};
 }
 
-enum { BLOCK_OUT = 256, BLOCK_ROWS = 128 };
+/* ---- OpenBLAS -------------------------------------------------------------------------------- */
 
-struct linear_job {
-    const struct linear *linear;
-    const float *x;
-    size_t n_rows;
-    enum activation activation;
-    const float *residual;
-    float *y;
-    size_t n_blocks_out;
-};
+static pthread_once_t blas_once = PTHREAD_ONCE_INIT;
 
-static void linear_block(void *context, size_t i)
+/* OpenBLAS runs inside the pool's tasks: threads of its own would fight with the pool's. */
+static void blas_start(void)
+{
+    openblas_set_num_threads(1);
+}
+
+/* The plain way, with no tricks of ours: also the oracle that tests compare the kernels with. */
+static void blas_block(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                       size_t n_out)
+{
+    enum { ROWS = 64, OUT = 256 };
+    const struct linear *linear = job->linear;
+    size_t n_in = linear->n_in;
+    float block[ROWS * OUT];
+    for (size_t end = row + n_rows; row < end; row += ROWS) {
+        for (size_t o = out; o < out + n_out; o += OUT) {
+            size_t rows = min_size(ROWS, end - row), outs = min_size(OUT, out + n_out - o);
+            if (n_in)
+                cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)outs,
+                            (int)n_in, 1, job->x + row * n_in, (int)n_in, linear->weight + o * n_in,
+                            (int)n_in, 0, block, OUT);
+            else
+                memset(block, 0, sizeof block);
+            for (size_t r = 0; r < rows; r++) {
+                float *from = block + r * OUT;
+                size_t at = (row + r) * linear->n_out + o;
+                for (size_t i = 0; linear->bias && i < outs; i++)
+                    from[i] += linear->bias[o + i];
+                kernels()->activate(job->activation, from, outs);
+                for (size_t i = 0; i < outs; i++)
+                    job->y[at + i] = job->residual ? from[i] + job->residual[at + i] : from[i];
+            }
+        }
+    }
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
+/* Outputs of a task: a multiple of every kernel's step (48), small enough that threads finish
+ * together, large enough that taking a task costs nothing beside it. */
+enum { BLOCK_OUT = 96 };
+
+/* Packed rows of a block should stay in a core's second-level cache, with room for the weights that
+ * stream by. */
+static size_t packed_floats_max(void)
+{
+    static _Atomic size_t known;
+    size_t floats = atomic_load_explicit(&known, memory_order_relaxed);
+    if (floats == 0) {
+        long cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+        floats = (cache >= 256 * 1024 ? (size_t)cache : 1024 * 1024) / sizeof(float) / 2;
+        floats = min_size(floats, SCRATCH_FLOATS);
+        atomic_store_explicit(&known, floats, memory_order_relaxed);
+    }
+    return floats;
+}
+
+static void linear_task(void *context, size_t i)
 {
     const struct linear_job *job = context;
-    const struct linear *linear = job->linear;
-    size_t n_in = linear->n_in, n_out = linear->n_out;
-    size_t row = i / job->n_blocks_out * BLOCK_ROWS, out = i % job->n_blocks_out * BLOCK_OUT;
-    size_t rows = min_size(BLOCK_ROWS, job->n_rows - row), outs = min_size(BLOCK_OUT, n_out - out);
-    float block[BLOCK_ROWS * BLOCK_OUT];
-    if (n_in)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)outs, (int)n_in, 1,
-                    job->x + row * n_in, (int)n_in, linear->weight + out * n_in, (int)n_in, 0,
-                    block, BLOCK_OUT);
+    size_t row = i / job->n_blocks_out * job->block_rows;
+    size_t out = i % job->n_blocks_out * job->block_out;
+    size_t n_rows = min_size(job->block_rows, job->n_rows - row);
+    size_t n_out = min_size(job->block_out, job->linear->n_out - out);
+    if (engine_uses_blas())
+        blas_block(job, row, n_rows, out, n_out);
     else
-        memset(block, 0, sizeof block);
-    for (size_t r = 0; r < rows; r++) {
-        float *from = block + r * BLOCK_OUT;
-        size_t at = (row + r) * n_out + out;
-        if (linear->bias)
-            for (size_t o = 0; o < outs; o++)
-                from[o] += linear->bias[out + o];
-        activate(job->activation, from, outs);
-        if (job->residual)
-            for (size_t o = 0; o < outs; o++)
-                from[o] += job->residual[at + o];
-        memcpy(job->y + at, from, outs * sizeof *from);
-    }
+        kernels()->linear_block(job, row, n_rows, out, n_out);
 }
 
 void nn_linear(const struct compute *compute, const struct linear *linear, const float *x,
                size_t n_rows, enum activation activation, const float *residual, float *y)
 {
+    static _Atomic uint64_t last_id;
     if (n_rows == 0 || linear->n_out == 0)
         return;
-    struct linear_job job = {linear, x, n_rows, activation, residual, y, 0};
-    job.n_blocks_out = (linear->n_out + BLOCK_OUT - 1) / BLOCK_OUT;
-    size_t n_blocks_rows = (n_rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    pool_run(compute->pool, job.n_blocks_out * n_blocks_rows, linear_block, &job);
+    if (engine_uses_blas())
+        pthread_once(&blas_once, blas_start);
+    struct linear_job job = {
+        .linear = linear,
+        .x = x,
+        .n_rows = n_rows,
+        .activation = activation,
+        .residual = residual,
+        .y = y,
+        .id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1,
+        .block_out = BLOCK_OUT,
+        .n_blocks_out = (linear->n_out + BLOCK_OUT - 1) / BLOCK_OUT,
+    };
+    /* Blocks of nearly equal numbers of rows, whole vectors each but the last. */
+    size_t lanes = kernels()->lanes;
+    size_t rows_max = packed_floats_max() / (linear->n_in + 1) / lanes * lanes;
+    if (rows_max < lanes)
+        rows_max = lanes;
+    size_t n_blocks = (n_rows + rows_max - 1) / rows_max;
+    job.block_rows = ((n_rows + n_blocks - 1) / n_blocks + lanes - 1) / lanes * lanes;
+    n_blocks = (n_rows + job.block_rows - 1) / job.block_rows;
+    pool_run(compute->pool, n_blocks * job.n_blocks_out, linear_task, &job);
 }

@@ -23,6 +23,25 @@ struct compute {
     struct arena *scratch; /* owned by the lane that runs the pass; reset by it after the pass */
 };
 
+/* ---- what runs it
+ * --------------------------------------------------------------------------------
+ *
+ * Kernels are compiled for several instruction sets and chosen at run time by what the chip has.
+ * The choice holds for the whole process; make it before the first forward pass.
+ */
+
+enum nn_engine {
+    NN_ENGINE_AUTO,   /* the best that the chip runs */
+    NN_ENGINE_AVX512, /* F, BW, DQ, VL */
+    NN_ENGINE_AVX2,   /* with FMA */
+    NN_ENGINE_PORTABLE,
+    NN_ENGINE_OPENBLAS, /* linear layers by OpenBLAS, the rest as AUTO */
+    N_NN_ENGINES
+};
+bool nn_engine_parse(const char *name, enum nn_engine *out); /* "auto", "avx512", … */
+bool nn_engine_choose(enum nn_engine engine);                /* false: not on this chip */
+const char *nn_engine_name(void);                            /* what runs now, for people */
+
 /* ---- linear layers ----------------------------------------------------------------------------
  */
 

@@ -11,7 +11,7 @@ static inline size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* In place, on the calling thread. */
-void activate(enum activation activation, float *x, size_t n);
+/* Whether linear layers are left to OpenBLAS (nn_engine_choose). */
+bool engine_uses_blas(void);
 
 #endif

@@ -1,0 +1,227 @@
+/*
+ * kernel_attention.c: softmax(scale · q kᵀ + mask) v for one block of queries of one head.
+ *
+ * Keys are taken KEYS_STEP at a time, with the running maximum and sum of "online" softmax
+ * (Milakov and Gimelshein, 2018), so that one block of scores is all that is ever stored.
+ *
+ * attention_block: queries lie in the lanes. Scores, probabilities and the output stand with the
+ * query last ([key][query], [dim][query]), so that both products are lanes products over keys and
+ * values in place, and softmax needs no sums across lanes.
+ * attention_few: for decoding. Dot products with the keys, weighted sums of the values; the query
+ * heads that share a key/value head go together, so that the cache is read once.
+ */
+#include "core/nn/kernel_isa.h"
+#include "core/nn/kernel_tile.h"
+
+enum { KEYS_STEP = 4 * LANES_STEP };
+
+/* Keys that query q0 + n_q - 1 sees; those of all queries before it are fewer. */
+static size_t keys_seen(const struct attention_shape *shape, const struct attention_item *item,
+                        size_t q_end)
+{
+    if (!shape->causal)
+        return item->n_kv;
+    return item->n_kv + q_end > item->n_q ? min_size(item->n_kv, item->n_kv + q_end - item->n_q)
+                                          : 0;
+}
+
+/* ---- many queries ---------------------------------------------------------------------------- */
+
+/* Softmax over one block of scores[n_k][vecs · LANES], in place, against the running maximum and
+ * sum; scales the output so far, out[dim][vecs · LANES]. */
+static void softmax_step(size_t vecs, float *scores, size_t n_k, float *max, float *sum, float *out,
+                         size_t dim)
+{
+    size_t width = vecs * LANES;
+    for (size_t v = 0; v < width; v += LANES) {
+        vec before = vec_load(max + v), top = before;
+        for (size_t j = 0; j < n_k; j++)
+            top = vec_max(vec_load(scores + j * width + v), top);
+        /* where all keys so far are masked, any finite shift gives e^-infinity = 0 */
+        vec shift = vec_max(top, vec_set(-3e38f));
+        vec keep = vec_exp(before - shift), total = {0};
+        for (size_t j = 0; j < n_k; j++) {
+            vec e = vec_exp(vec_load(scores + j * width + v) - shift);
+            vec_store(scores + j * width + v, e);
+            total += e;
+        }
+        vec_store(max + v, top);
+        vec_store(sum + v, vec_load(sum + v) * keep + total);
+        for (size_t d = 0; d < dim; d++)
+            vec_store(out + d * width + v, vec_load(out + d * width + v) * keep);
+    }
+}
+
+/* Lane i is query q0 + i, which sees the keys up to n_kv - n_q + q0 + i. */
+static void mask_causal(const struct attention_item *item, size_t q0, size_t width, size_t k0,
+                        size_t n_k, float *scores)
+{
+    size_t first = item->n_kv + q0; /* key j is seen by lane i when j + n_q <= first + i */
+    for (size_t j = 0; j < n_k; j++) {
+        size_t key = k0 + j + item->n_q;
+        if (key <= first)
+            continue;
+        size_t hidden = min_size(key - first, width);
+        for (size_t i = 0; i < hidden; i++)
+            scores[j * width + i] = -INFINITY;
+    }
+}
+
+void KERNEL(attention_block)(const struct attention_shape *shape, const struct attention_item *item,
+                             size_t head, size_t q0, size_t n_q)
+{
+    size_t dim = shape->head_dim, vecs = (n_q + LANES - 1) / LANES, width = vecs * LANES;
+    size_t kv_head = head / (shape->n_heads / shape->n_kv_heads);
+    const float *k = item->k + kv_head * dim, *v = item->v + kv_head * dim;
+    struct scratch *scratch = scratch_of_thread();
+    scratch->job_id = 0;
+    float *scores = scratch->floats, *packed = scores + KEYS_STEP * LANES_MAX;
+    float *out = packed + dim * width;
+    _Alignas(64) float max[LANES_MAX], sum[LANES_MAX];
+    for (size_t i = 0; i < width; i++) {
+        max[i] = -INFINITY;
+        sum[i] = 0;
+    }
+    memset(out, 0, dim * width * sizeof *out);
+    lanes_pack(vecs, item->q + q0 * item->q_stride + head * dim, item->q_stride, n_q, dim,
+               shape->scale, packed);
+
+    size_t n_kv = keys_seen(shape, item, q0 + n_q);
+    for (size_t k0 = 0; k0 < n_kv; k0 += KEYS_STEP) {
+        size_t n_k = min_size(KEYS_STEP, n_kv - k0);
+        lanes_product(vecs, k + k0 * item->kv_stride, item->kv_stride, 1, n_k, packed, dim, scores,
+                      false);
+        for (size_t j = 0; item->key_bias && j < n_k; j++)
+            for (size_t i = 0; i < width; i += LANES)
+                vec_store(scores + j * width + i,
+                          vec_load(scores + j * width + i) + item->key_bias[k0 + j]);
+        if (shape->causal)
+            mask_causal(item, q0, width, k0, n_k, scores);
+        softmax_step(vecs, scores, n_k, max, sum, out, dim);
+        lanes_product(vecs, v + k0 * item->kv_stride, 1, item->kv_stride, dim, scores, n_k, out,
+                      true);
+    }
+
+    float *to = item->out + q0 * item->out_stride + head * dim;
+    for (size_t lane = 0; lane < n_q; lane += LANES) {
+        vec total = vec_load(sum + lane);
+        vec factor = vec_if_less((vec){0}, total, 1.0f / total, total); /* 0 and NaN stay */
+        size_t rows = min_size(LANES, n_q - lane);
+        for (size_t d = 0; d < dim; d += LANES) {
+            vec block[LANES];
+            size_t n = min_size(LANES, dim - d);
+            for (size_t i = 0; i < LANES; i++)
+                block[i] = i < n ? vec_load(out + (d + i) * width + lane) * factor : (vec){0};
+            vec_transpose(block);
+            for (size_t i = 0; i < rows; i++) {
+                float *row = to + (lane + i) * item->out_stride + d;
+                if (n == LANES)
+                    vec_store(row, block[i]);
+                else
+                    vec_store_part(row, block[i], n);
+            }
+        }
+    }
+}
+
+/* ---- few queries ----------------------------------------------------------------------------- */
+
+/* out[d] = keep · out[d] + sum over j of weights[j] · v[j][d] */
+static void add_weighted(const float *weights, const float *v, size_t v_row, size_t n_k, float keep,
+                         float *out, size_t dim)
+{
+    size_t d = 0;
+    for (; d + 4 * LANES <= dim; d += 4 * LANES) {
+        vec a = vec_load(out + d) * keep, b = vec_load(out + d + LANES) * keep;
+        vec c = vec_load(out + d + 2 * LANES) * keep, e = vec_load(out + d + 3 * LANES) * keep;
+        const float *from = v + d;
+        for (size_t j = 0; j < n_k; j++, from += v_row) {
+            a += weights[j] * vec_load(from);
+            b += weights[j] * vec_load(from + LANES);
+            c += weights[j] * vec_load(from + 2 * LANES);
+            e += weights[j] * vec_load(from + 3 * LANES);
+        }
+        vec_store(out + d, a);
+        vec_store(out + d + LANES, b);
+        vec_store(out + d + 2 * LANES, c);
+        vec_store(out + d + 3 * LANES, e);
+    }
+    for (; d + LANES <= dim; d += LANES) {
+        vec a = vec_load(out + d) * keep;
+        for (size_t j = 0; j < n_k; j++)
+            a += weights[j] * vec_load(v + j * v_row + d);
+        vec_store(out + d, a);
+    }
+    for (; d < dim; d++) {
+        float a = out[d] * keep;
+        for (size_t j = 0; j < n_k; j++)
+            a += weights[j] * v[j * v_row + d];
+        out[d] = a;
+    }
+}
+
+/* At most DOT_ROWS pairs of (query, head) that share a key/value head. */
+static void attend_rows(const struct attention_shape *shape, const struct attention_item *item,
+                        size_t kv_head, const float *const *q, float *const *out,
+                        const size_t *keys, size_t n_rows)
+{
+    size_t dim = shape->head_dim, n_kv = 0;
+    float scores[DOT_ROWS * KEYS_STEP], max[DOT_ROWS], sum[DOT_ROWS];
+    for (size_t r = 0; r < n_rows; r++) {
+        max[r] = -INFINITY;
+        sum[r] = 0;
+        n_kv = keys[r] > n_kv ? keys[r] : n_kv;
+        memset(out[r], 0, dim * sizeof(float));
+    }
+    for (size_t k0 = 0; k0 < n_kv; k0 += KEYS_STEP) {
+        size_t n_k = min_size(KEYS_STEP, n_kv - k0), at = k0 * item->kv_stride + kv_head * dim;
+        dot_product(q, n_rows, item->k + at, item->kv_stride, n_k, dim, scores, KEYS_STEP);
+        for (size_t r = 0; r < n_rows; r++) {
+            float *row = scores + r * KEYS_STEP;
+            size_t seen = keys[r] > k0 ? min_size(n_k, keys[r] - k0) : 0;
+            float top = max[r];
+            for (size_t j = 0; j < seen; j++) {
+                row[j] = row[j] * shape->scale + (item->key_bias ? item->key_bias[k0 + j] : 0);
+                top = row[j] > top ? row[j] : top;
+            }
+            float shift = top == -INFINITY ? 0 : top, total = 0;
+            size_t j = 0;
+            for (; j + LANES <= seen; j += LANES)
+                vec_store(row + j, vec_exp(vec_load(row + j) - shift));
+            if (j < seen)
+                vec_store_part(row + j, vec_exp(vec_load_part(row + j, seen - j) - shift),
+                               seen - j);
+            for (j = 0; j < seen; j++)
+                total += row[j];
+            float keep = vec_exp(vec_set(max[r] - shift))[0];
+            max[r] = top;
+            sum[r] = sum[r] * keep + total;
+            add_weighted(row, item->v + at, item->kv_stride, seen, keep, out[r], dim);
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t d = 0; d < dim; d++)
+            out[r][d] *= sum[r] != 0 ? 1 / sum[r] : 0;
+}
+
+void KERNEL(attention_few)(const struct attention_shape *shape, const struct attention_item *item,
+                           size_t kv_head)
+{
+    size_t dim = shape->head_dim, group = shape->n_heads / shape->n_kv_heads, n = 0;
+    const float *q[DOT_ROWS];
+    float *out[DOT_ROWS];
+    size_t keys[DOT_ROWS];
+    for (size_t i = 0; i < item->n_q; i++) {
+        for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
+            q[n] = item->q + i * item->q_stride + head * dim;
+            out[n] = item->out + i * item->out_stride + head * dim;
+            keys[n++] = keys_seen(shape, item, i + 1);
+            if (n == DOT_ROWS) {
+                attend_rows(shape, item, kv_head, q, out, keys, n);
+                n = 0;
+            }
+        }
+    }
+    if (n > 0)
+        attend_rows(shape, item, kv_head, q, out, keys, n);
+}

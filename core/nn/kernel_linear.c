@@ -1,0 +1,118 @@
+/*
+ * kernel_linear.c: one block of y = activation(x · weightᵀ + bias) + residual.
+ *
+ * Rows in full vectors go through the lanes form, the rest (and everything, when there are few)
+ * through the dot form. What follows the product is done on LANES_STEP outputs at a time, while
+ * they are in the first cache, and each output is written once.
+ */
+#include "core/nn/kernel_isa.h"
+#include "core/nn/kernel_tile.h"
+
+/* Adds what follows the product to values[n_rows][LANES_STEP] and stores the n valid columns. */
+static void finish(const struct linear_job *job, float *values, size_t row, size_t n_rows,
+                   size_t out, size_t n)
+{
+    size_t n_out = job->linear->n_out;
+    const float *bias = job->linear->bias;
+    if (bias) {
+        float padded[LANES_STEP] = {0};
+        memcpy(padded, bias + out, n * sizeof *bias);
+        for (size_t r = 0; r < n_rows; r++)
+            for (size_t c = 0; c < LANES_STEP; c += LANES)
+                vec_store(values + r * LANES_STEP + c,
+                          vec_load(values + r * LANES_STEP + c) + vec_load(padded + c));
+    }
+    if (job->activation != ACTIVATION_NONE)
+        KERNEL(activate)(job->activation, values, n_rows * LANES_STEP);
+    for (size_t r = 0; r < n_rows; r++) {
+        const float *from = values + r * LANES_STEP;
+        float *to = job->y + (row + r) * n_out + out;
+        const float *plus = job->residual ? job->residual + (row + r) * n_out + out : NULL;
+        size_t c = 0;
+        for (; c + LANES <= n; c += LANES)
+            vec_store(to + c, plus ? vec_load(from + c) + vec_load(plus + c) : vec_load(from + c));
+        for (; c < n; c++)
+            to[c] = plus ? from[c] + plus[c] : from[c];
+    }
+}
+
+static void few_rows(const struct linear_job *job, size_t row, size_t n_rows, size_t out, size_t n)
+{
+    size_t n_in = job->linear->n_in;
+    const float *rows[LANES];
+    _Alignas(64) float values[LANES * LANES_STEP];
+    while (n_rows > 0) {
+        size_t now = min_size(LANES, n_rows);
+        for (size_t r = 0; r < now; r++) {
+            rows[r] = job->x + (row + r) * n_in;
+            memset(values + r * LANES_STEP + n, 0, (LANES_STEP - n) * sizeof *values);
+        }
+        dot_product(rows, now, job->linear->weight + out * n_in, n_in, n, n_in, values, LANES_STEP);
+        finish(job, values, row, now, out, n);
+        row += now;
+        n_rows -= now;
+    }
+}
+
+/* One group of packed rows against LANES_STEP outputs. */
+static void group_rows(const struct linear_job *job, const float *packed, size_t vecs, size_t row,
+                       size_t out, size_t n)
+{
+    size_t n_in = job->linear->n_in;
+    _Alignas(64) float columns[LANES_STEP * LANES_MAX];
+    _Alignas(64) float values[LANES_MAX * LANES_STEP];
+    lanes_product(vecs, job->linear->weight + out * n_in, n_in, 1, n, packed, n_in, columns, false);
+    if (n < LANES_STEP)
+        memset(columns + n * vecs * LANES, 0, (LANES_STEP - n) * vecs * LANES * sizeof *columns);
+    for (size_t v = 0; v < vecs; v++) {
+        for (size_t c = 0; c < LANES_STEP; c += LANES) {
+            vec block[LANES];
+            for (size_t i = 0; i < LANES; i++)
+                block[i] = vec_load(columns + ((c + i) * vecs + v) * LANES);
+            vec_transpose(block);
+            for (size_t i = 0; i < LANES; i++)
+                vec_store(values + (v * LANES + i) * LANES_STEP + c, block[i]);
+        }
+    }
+    finish(job, values, row, vecs * LANES, out, n);
+}
+
+/* Packs full vectors of rows, group after group; rows of a block stay packed in the thread's
+ * scratch while its tasks of the same job go over the outputs. */
+static const float *pack_rows(const struct linear_job *job, size_t row, size_t vecs)
+{
+    struct scratch *scratch = scratch_of_thread();
+    size_t n_in = job->linear->n_in;
+    if (!scratch || n_in == 0 || vecs > SCRATCH_FLOATS / LANES / n_in)
+        return NULL;
+    if (scratch->job_id == job->id && scratch->row == row)
+        return scratch->floats;
+    scratch->job_id = job->id;
+    scratch->row = row;
+    float *to = scratch->floats;
+    for (size_t v = 0; v < vecs;) {
+        size_t group = group_vecs(vecs - v);
+        lanes_pack(group, job->x + (row + v * LANES) * n_in, n_in, group * LANES, n_in, 1, to);
+        to += group * LANES * n_in;
+        v += group;
+    }
+    return scratch->floats;
+}
+
+void KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                          size_t n_out)
+{
+    size_t n_in = job->linear->n_in, vecs = n_rows / LANES;
+    const float *packed = vecs ? pack_rows(job, row, vecs) : NULL;
+    if (!packed)
+        vecs = 0;
+    for (size_t end = out + n_out; out < end; out += LANES_STEP) {
+        size_t n = min_size(LANES_STEP, end - out);
+        for (size_t v = 0; v < vecs;) {
+            size_t group = group_vecs(vecs - v);
+            group_rows(job, packed + v * LANES * n_in, group, row + v * LANES, out, n);
+            v += group;
+        }
+        few_rows(job, row + vecs * LANES, n_rows - vecs * LANES, out, n);
+    }
+}

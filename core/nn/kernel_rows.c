@@ -1,0 +1,180 @@
+/*
+ * kernel_rows.c: activations, softmax, norms and dtype conversion over one run of floats.
+ */
+#include "core/nn/kernel_isa.h"
+#include "core/nn/vec.h"
+
+/* ---- activations ----------------------------------------------------------------------------- */
+
+#define OVER(function)                                                                             \
+    do {                                                                                           \
+        size_t i = 0;                                                                              \
+        for (; i + LANES <= n; i += LANES)                                                         \
+            vec_store(x + i, function(vec_load(x + i)));                                           \
+        if (i < n)                                                                                 \
+            vec_store_part(x + i, function(vec_load_part(x + i, n - i)), n - i);                   \
+    } while (0)
+
+void KERNEL(activate)(enum activation activation, float *x, size_t n)
+{
+    switch (activation) {
+    case ACTIVATION_GELU:
+        OVER(vec_gelu);
+        break;
+    case ACTIVATION_GELU_TANH:
+        OVER(vec_gelu_tanh);
+        break;
+    case ACTIVATION_QUICK_GELU:
+        OVER(vec_quick_gelu);
+        break;
+    case ACTIVATION_RELU:
+        OVER(vec_relu);
+        break;
+    case ACTIVATION_SILU:
+        OVER(vec_silu);
+        break;
+    case ACTIVATION_TANH:
+        OVER(vec_tanh);
+        break;
+    case ACTIVATION_SIGMOID:
+        OVER(vec_sigmoid);
+        break;
+    case ACTIVATION_NONE:
+    case N_ACTIVATIONS:
+        break;
+    }
+}
+
+/* ---- softmax --------------------------------------------------------------------------------- */
+
+void KERNEL(softmax_row)(float *x, size_t n)
+{
+    size_t whole = n / LANES * LANES;
+    vec top = vec_set(-INFINITY);
+    for (size_t i = 0; i < whole; i += LANES)
+        top = vec_max(vec_load(x + i), top);
+    float max = vec_max_lane(top);
+    for (size_t i = whole; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    if (max == -INFINITY)
+        max = 0; /* all are masked: the sum is 0 and so is every result */
+    vec sums = {0};
+    for (size_t i = 0; i < whole; i += LANES) {
+        vec e = vec_exp(vec_load(x + i) - max);
+        sums += e;
+        vec_store(x + i, e);
+    }
+    float sum = vec_sum(sums);
+    if (whole < n) {
+        vec e = vec_exp(vec_load_part(x + whole, n - whole) - max);
+        vec_store_part(x + whole, e, n - whole);
+        for (size_t i = whole; i < n; i++)
+            sum += x[i];
+    }
+    float factor = sum != 0 ? 1 / sum : 0; /* NaN stays NaN */
+    for (size_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
+/* ---- norms ----------------------------------------------------------------------------------- */
+
+/* Sums in 2 · LANES independent parts of f32: their error grows with dim / (2 · LANES), and stays
+ * far below 1e-5 for any width that a model has. */
+static float sum_of(const float *x, size_t n)
+{
+    vec a = {0}, b = {0};
+    size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        a += vec_load(x + i);
+        b += vec_load(x + i + LANES);
+    }
+    float sum = vec_sum(a + b);
+    for (; i < n; i++)
+        sum += x[i];
+    return sum;
+}
+
+static float sum_of_squares(const float *x, size_t n, float mean)
+{
+    vec a = {0}, b = {0};
+    size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        vec p = vec_load(x + i) - mean, q = vec_load(x + i + LANES) - mean;
+        a += p * p;
+        b += q * q;
+    }
+    float sum = vec_sum(a + b);
+    for (; i < n; i++)
+        sum += (x[i] - mean) * (x[i] - mean);
+    return sum;
+}
+
+static void scale_row(const struct norm *norm, const float *x, float mean, float factor, float *y)
+{
+    const float *weight = norm->weight, *bias = norm->bias;
+    size_t dim = norm->dim, i = 0;
+    for (; i + LANES <= dim; i += LANES) {
+        vec value = (vec_load(x + i) - mean) * factor * vec_load(weight + i);
+        vec_store(y + i, bias ? value + vec_load(bias + i) : value);
+    }
+    for (; i < dim; i++) {
+        float value = (x[i] - mean) * factor * weight[i];
+        y[i] = bias ? value + bias[i] : value;
+    }
+}
+
+void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y)
+{
+    float dim = (float)norm->dim, mean = sum_of(x, norm->dim) / dim;
+    float variance = sum_of_squares(x, norm->dim, mean) / dim;
+    scale_row(norm, x, mean, 1 / sqrtf(variance + norm->eps), y);
+}
+
+void KERNEL(rms_norm_row)(const struct norm *norm, const float *x, float *y)
+{
+    float square = sum_of_squares(x, norm->dim, 0) / (float)norm->dim;
+    scale_row(norm, x, 0, 1 / sqrtf(square + norm->eps), y);
+}
+
+/* ---- dtypes ---------------------------------------------------------------------------------- */
+
+static float f32_from_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Without branches, so that the loop over it is vectorised: a half's exponent and fraction moved
+ * into place give the value times 2^-112, subnormals included; infinity and NaN need their exponent
+ * filled up. */
+static inline float f32_from_f16(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = (uint32_t)(half & 0x7FFF) << 13;
+    float value = f32_from_bits(rest) * 0x1p112f;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t special = rest | 0x7F800000;
+    return f32_from_bits(sign | (rest >= 0x0F800000 ? special : bits));
+}
+
+void KERNEL(dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst)
+{
+    const unsigned char *from = src;
+    uint16_t half;
+    if (dtype == DTYPE_F32) {
+        memcpy(dst, src, n * sizeof *dst);
+    } else if (dtype == DTYPE_BF16) {
+        for (size_t i = 0; i < n; i++) {
+            memcpy(&half, from + 2 * i, sizeof half);
+            dst[i] = f32_from_bits((uint32_t)half << 16);
+        }
+    } else if (dtype == DTYPE_F16) {
+        for (size_t i = 0; i < n; i++) {
+            memcpy(&half, from + 2 * i, sizeof half);
+            dst[i] = f32_from_f16(half);
+        }
+    } else {
+        memset(dst, 0, n * sizeof *dst);
+    }
+}

@@ -1,0 +1,65 @@
+/*
+ * kernels.h: the inner loops of core/nn, one table per instruction set.
+ *
+ * kernel_*.c are compiled once per set; kernels() picks the best that this chip runs (or the one
+ * that nn_engine_choose() asked for). All kernels work on the calling thread, take no locks and
+ * cannot fail.
+ */
+#ifndef VLMD_CORE_NN_KERNELS_H
+#define VLMD_CORE_NN_KERNELS_H
+
+#include <stdint.h>
+
+#include "core/nn/nn_internal.h"
+
+/* One nn_linear() under way. */
+struct linear_job {
+    const struct linear *linear;
+    const float *x;
+    size_t n_rows;
+    enum activation activation;
+    const float *residual;
+    float *y;
+    uint64_t id;       /* of this call: names what lies packed in a thread's scratch */
+    size_t block_rows; /* a task's rows and outputs */
+    size_t block_out;
+    size_t n_blocks_out;
+};
+
+struct kernels {
+    const char *name;
+    size_t lanes;
+
+    /* Rows [row, row + n_rows) × outputs [out, out + n_out) of a job. */
+    void (*linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                         size_t n_out);
+
+    /* Queries one task takes at a time. */
+    size_t attention_block_q;
+    /* Queries [q0, q0 + n_q), n_q <= attention_block_q, of one item and head. */
+    void (*attention_block)(const struct attention_shape *shape, const struct attention_item *item,
+                            size_t head, size_t q0, size_t n_q);
+    /* All queries of one item, for the heads that share one key/value head: for few queries. */
+    void (*attention_few)(const struct attention_shape *shape, const struct attention_item *item,
+                          size_t kv_head);
+
+    void (*activate)(enum activation activation, float *x, size_t n);
+    void (*softmax_row)(float *x, size_t n);
+    void (*layer_norm_row)(const struct norm *norm, const float *x, float *y);
+    void (*rms_norm_row)(const struct norm *norm, const float *x, float *y);
+    void (*dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst);
+};
+
+const struct kernels *kernels(void);
+
+/* Scratch of the calling thread, for one kernel call: SCRATCH_FLOATS floats, 64-byte aligned, NULL
+ * when there is no memory for it. `*key` is the id that the last user left there. */
+enum { SCRATCH_FLOATS = 256 * 1024 };
+struct scratch {
+    uint64_t job_id; /* what lies packed here: this job's rows from `row` on */
+    size_t row;
+    _Alignas(64) float floats[SCRATCH_FLOATS];
+};
+struct scratch *scratch_of_thread(void);
+
+#endif
