@@ -144,6 +144,7 @@ struct model_traits {
     bool pairs_by_embedding;          /* score_pairs wants text embeddings beside the tokens */
     bool match_cosine;                /* a match's second output is a cosine */
     size_t context_length;            /* longest text in tokens */
+    size_t max_images;                /* that one prompt or pair may hold; 0 means 1 */
     size_t image_height, image_width; /* of pixels; 0 = varies */
     const char *const *labels;        /* names of class scores [n_outputs], or NULL */
     size_t vocab_size; /* token ids are below this; what prefill/decode give logits for */

@@ -1,0 +1,186 @@
+/*
+ * models.c: GET /v1/models, GET /v1/models/{model}, /info and /version: what is served, and within
+ * which bounds.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "api/endpoint.h"
+#include "core/base/size.h"
+
+static const char *dtype_text(enum dtype dtype)
+{
+    switch (dtype) {
+    case DTYPE_F32:
+        return "F32";
+    case DTYPE_F16:
+        return "F16";
+    case DTYPE_BF16:
+        return "BF16";
+    default:
+        return "other";
+    }
+}
+
+/* The dtype that most of the model's bytes have. */
+static const char *model_dtype(const struct model *model)
+{
+    static const enum dtype kinds[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    size_t counts[ARRAY_LENGTH(kinds)] = {0};
+    if (!model->checkpoint || !model->checkpoint->tensors)
+        return "F32";
+    const struct tensor_set *tensors = model->checkpoint->tensors;
+    for (size_t i = 0; i < tensor_set_count(tensors); i++) {
+        const struct tensor_view *view = NULL;
+        if (!tensor_set_at(tensors, i, &view) || !view)
+            continue;
+        for (size_t k = 0; k < ARRAY_LENGTH(kinds); k++)
+            counts[k] += view->dtype == kinds[k] ? view->n_elements : 0;
+    }
+    size_t best = 0;
+    for (size_t k = 1; k < ARRAY_LENGTH(kinds); k++)
+        best = counts[k] > counts[best] ? k : best;
+    return dtype_text(kinds[best]);
+}
+
+static void put_model_members(struct json_writer *out, const struct model *model)
+{
+    json_put_string(out, "id", model->name);
+    json_put_string(out, "object", "model");
+    json_put_integer(out, "created", 0);
+    json_put_string(out, "owned_by", "vlmd");
+    json_begin_list(out, "tasks");
+    for (int task = 0; task < N_TASKS; task++)
+        if (model->architecture->tasks & 1u << task)
+            json_put_string(out, NULL, task_name(task));
+    json_end_list(out);
+    json_put_string(out, "architecture", model->architecture->name);
+    json_put_string(out, "dtype", model_dtype(model));
+    json_put_integer(out, "parameters", (long long)model->n_parameters);
+    if (model->checkpoint)
+        json_put_string(out, "revision", model->checkpoint->revision);
+    if (model->traits.embed_dim)
+        json_put_integer(out, "dimensions", (long long)model->traits.embed_dim);
+    if (model->traits.context_length)
+        json_put_integer(out, "context_length", (long long)model->traits.context_length);
+}
+
+static void put_models(struct call *call, const char *key)
+{
+    const struct runtime *runtime = api_runtime(call->api);
+    json_begin_list(&call->out, key);
+    for (size_t i = 0; runtime && i < runtime_count(runtime); i++) {
+        json_begin_object(&call->out, NULL);
+        put_model_members(&call->out, lane_model(runtime_at(runtime, i)));
+        json_end_object(&call->out);
+    }
+    json_end_list(&call->out);
+}
+
+static enum status list_models(struct call *call, struct error *err)
+{
+    (void)err;
+    json_put_string(&call->out, "object", "list");
+    put_models(call, "data");
+    return STATUS_OK;
+}
+
+static enum status get_model(struct call *call, struct error *err)
+{
+    const struct runtime *runtime = api_runtime(call->api);
+    char names[ERROR_MESSAGE_MAX / 2] = "";
+    for (size_t i = 0; runtime && i < runtime_count(runtime); i++) {
+        const struct model *model = lane_model(runtime_at(runtime, i));
+        if (!strcmp(model->name, call_param(call, 0))) {
+            put_model_members(&call->out, model);
+            return STATUS_OK;
+        }
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", model->name);
+    }
+    return error_set_param(err, STATUS_UNKNOWN_MODEL, "model",
+                           "there is no model '%.100s'; there are: %s", call_param(call, 0), names);
+}
+
+static enum status info(struct call *call, struct error *err)
+{
+    (void)err;
+    const struct api_options *options = api_options(call->api);
+    struct json_writer *out = &call->out;
+    json_put_string(out, "name", "vlmd");
+    json_put_string(out, "version", options->version ? options->version : VLMD_VERSION);
+    put_models(call, "models");
+    json_begin_object(out, "defaults");
+    for (int task = 0; task < N_TASKS; task++) {
+        struct error none = {0};
+        struct runtime *runtime = api_runtime(call->api);
+        struct lane *lane =
+            runtime ? runtime_find(runtime, options->default_models[task], task, &none) : NULL;
+        if (lane)
+            json_put_string(out, task_name(task), lane_model(lane)->name);
+    }
+    json_end_object(out);
+    json_begin_object(out, "limits");
+    json_put_integer(out, "max_pixels", (long long)options->max_pixels);
+    json_put_integer(out, "max_items", (long long)options->max_items);
+    json_put_integer(out, "max_text_bytes", (long long)options->max_text_bytes);
+    json_put_integer(out, "max_reply_bytes", (long long)options->max_reply_bytes);
+    json_put_integer(out, "max_tokens", (long long)options->max_tokens);
+    json_put_integer(out, "request_timeout_s", (long long)options->request_timeout_s);
+    json_put_integer(out, "max_json_depth", FORM_JSON_DEPTH_MAX);
+    json_put_integer(out, "max_json_values", FORM_JSON_VALUES_MAX);
+    json_put_integer(out, "max_parts", FORM_PARTS_MAX);
+    json_end_object(out);
+    return STATUS_OK;
+}
+
+static enum status version(struct call *call, struct error *err)
+{
+    (void)err;
+    const char *text = api_options(call->api)->version;
+    json_put_string(&call->out, "name", "vlmd");
+    json_put_string(&call->out, "version", text ? text : VLMD_VERSION);
+    json_put_string(&call->out, "compiler", __VERSION__);
+    return STATUS_OK;
+}
+
+const struct endpoint endpoint_models = {
+    .method = "GET",
+    .path = "/v1/models",
+    .id = "listModels",
+    .tag = "models",
+    .summary = "The models that are served (OpenAI's list)",
+    .inline_reply = true,
+    .begin = list_models,
+};
+
+const struct endpoint endpoint_model = {
+    .method = "GET",
+    .path = "/v1/models/{model}",
+    .id = "getModel",
+    .tag = "models",
+    .summary = "One model",
+    .inline_reply = true,
+    .begin = get_model,
+};
+
+const struct endpoint endpoint_info = {
+    .method = "GET",
+    .path = "/info",
+    .id = "info",
+    .tag = "process",
+    .summary = "Models, defaults per task and limits",
+    .inline_reply = true,
+    .begin = info,
+};
+
+const struct endpoint endpoint_version = {
+    .method = "GET",
+    .path = "/version",
+    .id = "version",
+    .tag = "process",
+    .summary = "The build",
+    .inline_reply = true,
+    .is_public = true,
+    .begin = version,
+};
