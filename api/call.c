@@ -209,7 +209,8 @@ static void call_finish(struct call *call, enum status status, struct error *err
     struct http_reply *reply = &call->reply;
     call->timings.total_ms = ms_between(call->request.received_ns, clock_ns());
     if (!status && !call->is_bytes) {
-        put_timings(call);
+        if (!call->endpoint->inline_reply)
+            put_timings(call);
         json_end_object(&call->out);
         if (json_writer_failed(&call->out))
             status = error_set(err, STATUS_UNPROCESSABLE,

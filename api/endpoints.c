@@ -11,14 +11,32 @@ extern const struct endpoint endpoint_vqa;
 extern const struct endpoint endpoint_match;
 extern const struct endpoint endpoint_classify;
 extern const struct endpoint endpoint_embeddings;
+extern const struct endpoint endpoint_collection_put;
+extern const struct endpoint endpoint_collection_get;
+extern const struct endpoint endpoint_collection_delete;
+extern const struct endpoint endpoint_collections;
+extern const struct endpoint endpoint_items_post;
+extern const struct endpoint endpoint_items_list;
+extern const struct endpoint endpoint_item_get;
+extern const struct endpoint endpoint_item_delete;
+extern const struct endpoint endpoint_search;
 extern const struct endpoint endpoint_models;
 extern const struct endpoint endpoint_model;
 extern const struct endpoint endpoint_info;
 extern const struct endpoint endpoint_version;
+extern const struct endpoint endpoint_openapi;
 
 const struct endpoint *const endpoints[] = {
-    &endpoint_caption, &endpoint_vqa,   &endpoint_match, &endpoint_classify, &endpoint_embeddings,
-    &endpoint_models,  &endpoint_model, &endpoint_info,  &endpoint_version,
+    &endpoint_caption,        &endpoint_vqa,
+    &endpoint_match,          &endpoint_classify,
+    &endpoint_embeddings,     &endpoint_collection_put,
+    &endpoint_collection_get, &endpoint_collection_delete,
+    &endpoint_collections,    &endpoint_items_post,
+    &endpoint_items_list,     &endpoint_item_get,
+    &endpoint_item_delete,    &endpoint_search,
+    &endpoint_models,         &endpoint_model,
+    &endpoint_info,           &endpoint_version,
+    &endpoint_openapi,
 };
 
 const size_t n_endpoints = ARRAY_LENGTH(endpoints);

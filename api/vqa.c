@@ -64,7 +64,7 @@ static enum status read_answer_count(struct call *call, struct work *work, struc
 static enum status begin(struct call *call, struct error *err)
 {
     const struct form *form = &call->form;
-    const struct form_value *images;
+    const struct form_value *images = NULL;
     enum status status = find_images(call, &images, err);
     if (!status)
         status = call_admit(call, 1, "image", err);
@@ -154,8 +154,8 @@ static enum status finish(struct call *call, struct error *err)
         *err = work->error;
         return err->status;
     }
-    struct answer *answers;
-    size_t n;
+    struct answer *answers = NULL;
+    size_t n = 0;
     enum status status = work->kind == WORK_PAIR ? read_labels(call, work, &answers, &n, err)
                                                  : read_generated(call, work, &answers, &n, err);
     if (status)
