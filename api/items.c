@@ -219,12 +219,11 @@ static enum status post_begin(struct call *call, struct error *err)
         status = read_items(call, state, err);
     if (status)
         return status;
-    for (size_t i = 0; i < state->n; i++)
-        if (!state->sources[i].skip &&
-            collections_use_model(call, &state->collection, state->sources[i].param, err))
-            return err->status;
-        else if (!state->sources[i].skip)
-            break;
+    const struct embed_item *first = NULL; /* that needs the model */
+    for (size_t i = 0; i < state->n && !first; i++)
+        first = state->sources[i].skip ? NULL : &state->sources[i];
+    if (first && collections_use_model(call, &state->collection, first->param, err))
+        return err->status;
     bool submitted;
     status = embed_submit(call, state->sources, state->n, "items", &submitted, err);
     if (!status && !submitted)
