@@ -3,10 +3,10 @@
  *
  * Decoding follows Pillow's `Image.open(f)`, `ImageOps.exif_transpose`, `convert("RGB")` (DESIGN
  * §5): alpha and palette transparency are dropped, CMYK/YCCK use Adobe's inversion, the first frame
- * of an animation is taken. 16-bit samples keep their high byte, grey ones too (Pillow clips those;
- * this way a grey picture gives the same pixels whether it was stored as 16-bit grey or RGB).
- * Colour profiles and gamma are ignored, as there. JPEG by libjpeg-turbo, PNG by libpng, WebP by
- * libwebp. Thread-safe: no state is shared between calls.
+ * of an animation is taken. Of 16-bit samples the high byte is kept, as Pillow does, but 16-bit
+ * grey is scaled (value / 257, rounded) where Pillow clips it at 255. Colour profiles and gamma are
+ * ignored, as there. JPEG by libjpeg-turbo, PNG by libpng, WebP by libwebp. Thread-safe: no state
+ * is shared between calls.
  *
  * Where this differs on purpose: EXIF data that cannot be read count as upright (Pillow's
  * exif_transpose raises), and pictures of more than max_pixels are refused by their header.

@@ -328,7 +328,10 @@ static void decode(struct reader *reader, const struct walk *walk)
                                         walk->width * walk->height, &reader->image, reader->err);
     if (status)
         fail(reader, status);
-    png_set_strip_16(png);
+    if (png_get_color_type(png, reader->info) == PNG_COLOR_TYPE_GRAY)
+        png_set_scale_16(png);
+    else
+        png_set_strip_16(png);
     png_set_expand(png); /* palettes, and grey of 1, 2, 4 bits */
     png_set_gray_to_rgb(png);
     png_set_strip_alpha(png);

@@ -3,11 +3,11 @@
  *
  *   1. coefficients per output column and per output row (of the crop alone);
  *   2. horizontal pass over the input rows that the vertical pass will read: 16 rows at a time are
- *      transposed, summed per output column, and transposed back;
- *   3. vertical pass, straight into the result.
+ *      transposed, summed per output column, and transposed back; then the vertical pass, straight
+ *      into the result. For tall pictures the other way round (see vertical_first).
  * A pass whose size does not change is left out, as in Pillow; nearest copies pixels.
  *
- * Memory: an intermediate of (input rows) × (kept columns), freed before returning. Thread-safe.
+ * Memory: the 8-bit intermediate of the two passes, freed before returning. Thread-safe.
  */
 #include "core/image/resample.h"
 
@@ -146,7 +146,8 @@ static void axis_span(const struct axis *axis, size_t *from, size_t *to)
 
 /* --- the passes ------------------------------------------------------------------------------- */
 
-/* Rows of 3-channel bytes: row y starts at data + y * stride. */
+/* Rows of 3-channel bytes: row y starts at data + y * stride. The first byte is that of the first
+ * pixel which the pass reads. */
 struct plane {
     const uint8_t *data;
     size_t stride;
@@ -166,7 +167,7 @@ static void pass_horizontal(uint8_t *out, size_t out_stride, struct plane in, si
         uint8_t *rows_out[RESAMPLE_ROWS];
         for (size_t r = 0; r < RESAMPLE_ROWS; r++) {
             size_t row = y + (r < n ? r : n - 1); /* past the end: the last row again, not kept */
-            rows_in[r] = in.data + row * in.stride + 3 * from;
+            rows_in[r] = in.data + row * in.stride;
             rows_out[r] = out + row * out_stride;
         }
         resample_transpose(tile, rows_in, 3 * (to - from));
@@ -177,21 +178,23 @@ static void pass_horizontal(uint8_t *out, size_t out_stride, struct plane in, si
     }
 }
 
-/* out row i = Σ taps of the rows of `in`, whose row 0 is input row `in_first`. */
-static void pass_vertical(uint8_t *out, size_t out_stride, struct plane in, size_t in_first,
-                          size_t row_bytes, const struct axis *axis, resample_sum_fn *sum)
+/* out row i = Σ taps of the rows of `in`. */
+static void pass_vertical(uint8_t *out, size_t out_stride, struct plane in, size_t row_bytes,
+                          const struct axis *axis, resample_sum_fn *sum)
 {
+    size_t from, to;
+    axis_span(axis, &from, &to);
     for (size_t i = 0; i < axis->n; i++) {
-        const uint8_t *rows = in.data + (axis->taps[i].first - in_first) * in.stride;
+        const uint8_t *rows = in.data + (axis->taps[i].first - from) * in.stride;
         const int32_t *k = axis->k + i * axis->k_stride;
         size_t n_taps = axis->taps[i].count;
-        uint8_t *to = out + i * out_stride;
+        uint8_t *row_out = out + i * out_stride;
         if (row_bytes >= RESAMPLE_LANES) {
             for (size_t x = 0; x + RESAMPLE_LANES <= row_bytes; x += RESAMPLE_LANES)
-                sum(to + x, rows + x, in.stride, k, n_taps);
+                sum(row_out + x, rows + x, in.stride, k, n_taps);
             if (row_bytes % RESAMPLE_LANES) { /* the last block overlaps the one before */
                 size_t x = row_bytes - RESAMPLE_LANES;
-                sum(to + x, rows + x, in.stride, k, n_taps);
+                sum(row_out + x, rows + x, in.stride, k, n_taps);
             }
             continue;
         }
@@ -200,9 +203,18 @@ static void pass_vertical(uint8_t *out, size_t out_stride, struct plane in, size
             for (size_t t = 0; t < n_taps; t++)
                 value += k[t] * rows[t * in.stride + x];
             value >>= RESAMPLE_PRECISION_BITS;
-            to[x] = (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+            row_out[x] = (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
         }
     }
+}
+
+/* Which pass comes first shows in the result, for the 8 bits between them. Pillow 13 goes
+ * vertically first where the height shrinks by more than twice what the width does (its earlier
+ * versions never do). */
+static bool vertical_first(const struct image *in, size_t width, size_t height)
+{
+    size_t narrowing = in->width > width ? in->width - width : 0;
+    return in->height > height && in->height - height > 2 * narrowing;
 }
 
 /* Writes the kept part of a resize: out[r][c] for r, c in `kept` (inside width × height). */
@@ -214,41 +226,56 @@ static enum status resize_filtered(uint8_t *out, size_t out_stride, const struct
     enum status status = STATUS_OK;
     struct axis columns = {0}, rows = {0};
     uint8_t *tile = NULL, *between = NULL;
-    size_t x = (size_t)kept->x, y = (size_t)kept->y;
     bool horizontal = width != in->width, vertical = height != in->height;
 
-    if ((horizontal && !axis_init(&columns, filter, in->width, width, x, kept->width)) ||
-        (vertical && !axis_init(&rows, filter, in->height, height, y, kept->height))) {
+    /* 1. Coefficients, and the part x0..x1, y0..y1 of the input that they read. */
+    size_t x0 = (size_t)kept->x, x1 = x0 + kept->width;
+    size_t y0 = (size_t)kept->y, y1 = y0 + kept->height;
+    if ((horizontal && !axis_init(&columns, filter, in->width, width, x0, kept->width)) ||
+        (vertical && !axis_init(&rows, filter, in->height, height, y0, kept->height))) {
         status = error_no_memory(err, "resampling coefficients");
         goto out;
     }
-    size_t in_first = y, in_end = y + kept->height;
+    if (horizontal)
+        axis_span(&columns, &x0, &x1);
     if (vertical)
-        axis_span(&rows, &in_first, &in_end);
-    struct plane source = {in->rgb + in_first * in->width * 3, in->width * 3};
-    size_t row_bytes = kept->width * 3;
-    if (!horizontal)
-        source.data += 3 * x;
+        axis_span(&rows, &y0, &y1);
+    struct plane source = {in->rgb + 3 * (y0 * in->width + x0), 3 * in->width};
+    size_t n_rows = y1 - y0, row_bytes = 3 * (x1 - x0), kept_bytes = 3 * kept->width;
 
     if (horizontal) {
-        size_t from, to, between_bytes;
-        axis_span(&columns, &from, &to);
-        tile = alloc_array(to - from + columns.n, RESAMPLE_LANES);
-        if (vertical && size_mul(in_end - in_first, row_bytes, &between_bytes))
-            between = malloc(between_bytes);
-        if (!tile || (vertical && !between)) {
+        tile = alloc_array(x1 - x0 + columns.n, RESAMPLE_LANES);
+        if (!tile) {
             status = error_no_memory(err, "resampling");
             goto out;
         }
-        pass_horizontal(vertical ? between : out, vertical ? row_bytes : out_stride, source,
-                        in_end - in_first, &columns, tile, sum);
-        source = (struct plane){between, row_bytes};
     }
-    if (vertical)
-        pass_vertical(out, out_stride, source, in_first, row_bytes, &rows, sum);
-    if (!horizontal && !vertical)
-        for (size_t r = 0; r < kept->height; r++)
-            memcpy(out + r * out_stride, source.data + r * source.stride, row_bytes);
+
+    /* 2. The passes. */
+    if (horizontal && vertical) {
+        bool swap = vertical_first(in, width, height);
+        size_t stride = swap ? row_bytes : kept_bytes;
+        between = alloc_array(swap ? kept->height : n_rows, stride);
+        if (!between) {
+            status = error_no_memory(err, "resampling");
+            goto out;
+        }
+        struct plane middle = {between, stride};
+        if (swap) {
+            pass_vertical(between, stride, source, row_bytes, &rows, sum);
+            pass_horizontal(out, out_stride, middle, kept->height, &columns, tile, sum);
+        } else {
+            pass_horizontal(between, stride, source, n_rows, &columns, tile, sum);
+            pass_vertical(out, out_stride, middle, kept_bytes, &rows, sum);
+        }
+    } else if (horizontal) {
+        pass_horizontal(out, out_stride, source, n_rows, &columns, tile, sum);
+    } else if (vertical) {
+        pass_vertical(out, out_stride, source, kept_bytes, &rows, sum);
+    } else {
+        for (size_t r = 0; r < n_rows; r++)
+            memcpy(out + r * out_stride, source.data + r * source.stride, kept_bytes);
+    }
 out:
     free(between);
     free(tile);

@@ -2,9 +2,10 @@
  * resample.h: Pillow's resize and crop, to the bit.
  *
  * Follows Pillow's two-pass antialiased resampling for 8-bit channels: support scaled by the
- * reduction, coefficients normalised then rounded to 22-bit fixed point, horizontal pass first with
- * an 8-bit intermediate. The sums are of integers, so their order does not matter and the SIMD
- * kernels give the same bytes as the plain ones. Thread-safe: no state is shared between calls.
+ * reduction, coefficients normalised then rounded to 22-bit fixed point, two passes with 8 bits
+ * between them in the order that Pillow 13 chooses. The sums are of integers, so their order does
+ * not matter and the SIMD kernels give the same bytes as the plain ones. Thread-safe: no state is
+ * shared between calls.
  */
 #ifndef VLMD_CORE_IMAGE_RESAMPLE_H
 #define VLMD_CORE_IMAGE_RESAMPLE_H
@@ -21,8 +22,8 @@ enum resample {
     RESAMPLE_BICUBIC = 3,
     RESAMPLE_BOX = 4,
     RESAMPLE_HAMMING = 5,
+    N_RESAMPLE,
 };
-enum { N_RESAMPLE = 6 };
 
 /* The largest edge of the whole resized picture, and how many of its pixels (after the crop) may be
  * computed. A 1 × 5000 picture resized to a shortest edge of 224 has 250 million pixels, of which
@@ -46,8 +47,7 @@ enum status image_resize(const struct image *in, size_t width, size_t height,
                          struct error *err);
 
 /* The same with the kernel named: for tests and benchmarks that compare them. */
-enum image_kernel { IMAGE_KERNEL_PLAIN, IMAGE_KERNEL_AVX2, IMAGE_KERNEL_AVX512 };
-enum { N_IMAGE_KERNEL = 3 };
+enum image_kernel { IMAGE_KERNEL_PLAIN, IMAGE_KERNEL_AVX2, IMAGE_KERNEL_AVX512, N_IMAGE_KERNEL };
 bool image_kernel_usable(enum image_kernel kernel); /* compiled in, and this processor has it */
 enum status image_resize_with(enum image_kernel kernel, const struct image *in, size_t width,
                               size_t height, enum resample resample, const struct image_rect *crop,
