@@ -4,8 +4,8 @@
  *   bench_image [--repeat N] [--save FILE] [FILE...]
  *
  * Without a FILE it draws a picture of 1920 × 1080 and compresses it as JPEG (quality 85, 4:2:0);
- * --save keeps that one, so that tests/bench/pillow_image.py can time Pillow on the same bytes. Each
- * number is the best of N runs (default 20): the least disturbed one.
+ * --save keeps that one, so that tests/bench/pillow_image.py can time Pillow on the same bytes.
+ * Each number is the best of N runs (default 20): the least disturbed one.
  */
 #include <math.h>
 #include <stdio.h>
