@@ -1,0 +1,90 @@
+"""Asks a running server for what make_real_size.py had the reference compute, and reports the differences.
+
+    vlmd serve --model big=FOLDER &
+    python tests/reference/compare_real_size.py FOLDER.reference.json --model big [--url http://127.0.0.1:8080]
+
+Uses the HTTP interface alone. Exit status 1 if anything is further off than the design allows in float32.
+"""
+
+import argparse
+import base64
+import json
+import math
+import os
+import sys
+import urllib.request
+
+IMAGES = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "images"))
+
+
+def picture_of(request):
+    with open(os.path.join(IMAGES, request["picture"]), "rb") as source:
+        return base64.b64encode(source.read()).decode()
+
+
+def post(url, path, body):
+    call = urllib.request.Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(call, timeout=600) as reply:
+        return json.load(reply)
+
+
+def fields_of(settings):
+    """The server's names for what generate() was given."""
+    return {{"max_new_tokens": "max_tokens"}.get(key, key): value for key, value in settings.items()}
+
+
+def relative(got, want):
+    """Largest difference, as a share of the reference's root mean square."""
+    if len(got) != len(want):
+        return math.inf
+    scale = math.sqrt(sum(w * w for w in want) / len(want)) or 1.0
+    return max(abs(g - w) for g, w in zip(got, want)) / scale
+
+
+def ask(url, model, request):
+    """Returns (difference as a number, or None for texts; whether it is right; a word on it)."""
+    task = request["task"]
+    if task == "embed":
+        item = {"image": picture_of(request)} if "picture" in request else {"text": request["text"]}
+        got = post(url, "/v1/embeddings", {"model": model, "input": [item]})["data"][0]["embedding"]
+        off = relative(got, request["want"])
+        return off, off < 1e-3, request.get("picture") or request["text"]
+    body = {"model": model, "image": picture_of(request)}
+    if task == "classify":
+        reply = post(url, "/v1/classify", {**body, "labels": request["labels"]})
+        got = {row["label"]: row["score"] for row in reply["labels"]}
+        off = max(abs(got[label] - score) for label, score in request["want"].items())
+        return off, off < 2e-3, request["picture"]
+    if task == "match":
+        reply = post(url, "/v1/match", {**body, "texts": [request["text"]]})
+        off = abs(reply["scores"][0] - request["want"])
+        off = max(off, abs(reply["cosine"][0] - request["cosine"]))
+        return off, off < 1e-3, request["text"]
+    if task == "vqa":
+        got = post(url, "/v1/vqa", {**body, "question": request["question"], **fields_of(request["settings"])})["answer"]
+    else:
+        got = post(url, "/v1/caption", {**body, **fields_of(request["settings"])})["caption"]
+    right = got.strip() == request["want"].strip()
+    note = f"margin {request['margin']:.4f}" if request["margin"] is not None else "beams"
+    return None, right, note if right else f"{note}: got {got!r}, want {request['want']!r}"
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("reference")
+    arguments.add_argument("--model", required=True)
+    arguments.add_argument("--url", default="http://127.0.0.1:8080")
+    given = arguments.parse_args()
+    with open(given.reference, encoding="utf-8") as source:
+        facts = json.load(source)
+    wrong = 0
+    for request in facts["requests"]:
+        off, right, note = ask(given.url, given.model, request)
+        wrong += not right
+        print(f"{'ok ' if right else 'OFF'} {request['task']:8} {'' if off is None else f'{off:.2e}'} {note}")
+    print(f"{facts['kind']} {facts['dtype']}: {len(facts['requests']) - wrong} of {len(facts['requests'])} right")
+    sys.exit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()
