@@ -20,12 +20,17 @@ enum work_kind {
 
 enum finish_reason { FINISH_STOP, FINISH_LENGTH };
 
-/* One generated sequence: the new tokens only, without the end token. */
+/* One generated sequence: the new tokens only, without the end token. A stop string may begin in
+ * the middle of a token: `ids` then go up to the token that completed it, and text_bytes says how
+ * much of their text (as model_detokenize gives it) comes before it. */
 struct generated {
     int32_t *ids;
+    float *logprobs; /* [n] the model's log-probability of each; NULL after beam search */
     size_t n;
-    float score; /* beam search: the sequence's score as generate() returns it; else mean log p */
+    float score; /* beam search: the sequence's score as generate() returns it; else the mean log p
+                    of its tokens, the end token's included */
     enum finish_reason finish;
+    size_t text_bytes; /* SIZE_MAX = all of it */
 };
 
 enum { STOPS_MAX = 16 };
@@ -43,7 +48,7 @@ struct work {
 
     /* out; owned by the job */
     struct error error;         /* status STATUS_OK, or why this item failed */
-    struct features **features; /* [n_images] */
+    struct features **features; /* [n_images]; one that is set at submission is used as it is */
     float *text_embeddings;     /* [n_texts, embed_dim] */
     float *outputs;             /* [n_texts, n_outputs] */
     struct generated *generated;
@@ -66,16 +71,19 @@ struct job {
     /* Called exactly once after a successful runtime_submit(), on the lane's thread, when every
      * work has its result or error. Must not block. */
     void (*done)(struct job *job, void *context);
-    /* Optional, for streaming: called on the lane's thread after each decode step that gave work a
-     * token (greedy and sampling, n = 1). Must not block. */
+    /* Optional, for streaming: called on the lane's thread for each new token (greedy and sampling,
+     * n = 1), in order. A token whose text may yet turn out to belong to a stop string is held back
+     * until that is settled; what is left of a text at its end comes with `generated`. Must not
+     * block. */
     void (*on_token)(struct job *job, struct work *work, int32_t id, void *context);
     void *context;
 
     /* out: how long it took */
-    uint64_t submitted_ns, started_ns, finished_ns;
-    uint64_t forward_ns;     /* time in passes that this job took part in */
-    uint64_t first_token_ns; /* 0 = none */
-    size_t batch_size;       /* the largest batch of works that it shared a pass with */
+    uint64_t submitted_ns, started_ns, finished_ns; /* CLOCK_MONOTONIC; started_ns 0 = never */
+    uint64_t forward_ns;                            /* time in passes that this job took part in */
+    uint64_t first_token_ns;                        /* when, CLOCK_MONOTONIC; 0 = none */
+    size_t batch_size; /* the most works, its own included, that shared a pass with it; 0 = it
+                          needed none (all from the cache) */
     size_t n_prompt_tokens, n_generated_tokens;
 };
 

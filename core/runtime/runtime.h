@@ -52,7 +52,7 @@ enum status runtime_submit(struct lane *lane, struct job *job, struct error *err
 
 /* STATUS_QUEUE_FULL (as runtime_submit would give it) when n_items more would not fit now,
  * STATUS_DRAINING: what admission asks before a picture is decoded. */
-enum status lane_check_room(const struct lane *lane, size_t n_items, struct error *err);
+enum status lane_check_room(struct lane *lane, size_t n_items, struct error *err);
 
 /* Seconds until a full queue should have room, from the measured service rate; at least 1. */
 unsigned lane_retry_after_s(const struct lane *lane);
