@@ -23,11 +23,8 @@ static enum status prepare(struct call *call, struct embed_item *item, struct wo
         if (!status)
             status = call_tokens(call, TASK_EMBED, item->text, item->param, &work->texts[0], err);
     }
-    if (status) {
-        free(work->images); /* zeroed slots: they hold nothing */
-        free(work->texts);
-        *work = (struct work){0};
-    }
+    if (status)
+        work_clear(work);
     return status;
 }
 

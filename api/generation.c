@@ -150,12 +150,8 @@ enum status generation_text(struct call *call, const struct work *work, size_t i
     enum status status = model_detokenize(call->model, call->endpoint->task, &work->texts[0],
                                           generated->ids, generated->n, &buffer, err);
     size_t size = buffer.size;
-    for (size_t k = 0; !status && k < work->n_stops; k++) {
-        const char *hit =
-            size ? memmem(buffer.data, size, work->stops[k], strlen(work->stops[k])) : NULL;
-        if (hit)
-            size = trimmed(buffer.data, (size_t)(hit - buffer.data));
-    }
+    if (size > generated->text_bytes)
+        size = trimmed(buffer.data, generated->text_bytes);
     if (!status) {
         text->data = arena_string(&call->arena, buffer.data ? buffer.data : "", size);
         text->size = size;

@@ -223,13 +223,8 @@ static enum status prepare_candidate(struct call *call, struct candidate *candid
                                         err);
     if (!status)
         status = call_tokens(call, TASK_MATCH, state->query.text, "text", &work->texts[0], err);
-    if (status) {
-        if (work->images)
-            pixels_release(&work->images[0]);
-        free(work->images);
-        free(work->texts);
-        *work = (struct work){0};
-    }
+    if (status)
+        work_clear(work);
     free(bytes);
     return status;
 }

@@ -23,7 +23,7 @@ struct job *job_new(enum task task, size_t n_works)
     return job;
 }
 
-static void work_release(struct work *work)
+void work_clear(struct work *work)
 {
     for (size_t i = 0; i < work->n_images; i++) {
         pixels_release(&work->images[i]);
@@ -44,6 +44,7 @@ static void work_release(struct work *work)
         free(work->generated[i].logprobs);
     }
     free(work->generated);
+    *work = (struct work){0};
 }
 
 void job_free(struct job *job)
@@ -51,7 +52,7 @@ void job_free(struct job *job)
     if (!job)
         return;
     for (size_t i = 0; i < job->n_works; i++)
-        work_release(&job->works[i]);
+        work_clear(&job->works[i]);
     free(job->works);
     free(job);
 }

@@ -92,6 +92,9 @@ struct job *job_new(enum task task, size_t n_works);
 /* Frees the job, its works and everything they own. NULL is fine. */
 void job_free(struct job *job);
 
+/* Frees what the work owns; it is zeroed again. */
+void work_clear(struct work *work);
+
 /* Room for n pictures / texts in a work (zeroed, to be filled by preprocess / tokenize). */
 enum status work_set_images(struct work *work, size_t n, struct error *err);
 enum status work_set_texts(struct work *work, size_t n, struct error *err);
