@@ -24,6 +24,11 @@
  * while its bytes may be a handful. */
 enum { IMAGE_JPEG_SCANS_MAX = 100 };
 
+/* Of large pictures fewer scans are taken: scans × pixels may reach this once there are more than
+ * IMAGE_JPEG_SCANS_FREE, so that the worst file costs a few times what an honest one does. */
+enum { IMAGE_JPEG_SCANS_FREE = 24 };
+#define IMAGE_JPEG_SCAN_PIXELS_MAX ((size_t)1 << 30)
+
 /* Bytes that a compressed metadata chunk of a PNG (XMP, raw EXIF) may unpack to. */
 enum { IMAGE_METADATA_BYTES_MAX = 1 << 20 };
 

@@ -84,9 +84,13 @@ static void skip_input_data(j_decompress_ptr jpeg, long n)
 static void count_scans(j_common_ptr common)
 {
     struct reader *reader = reader_of(common);
-    if (reader->jpeg.input_scan_number > IMAGE_JPEG_SCANS_MAX)
-        fail(reader, error_set(reader->err, STATUS_BROKEN_IMAGE,
-                               "JPEG: more than %d scans in one picture", IMAGE_JPEG_SCANS_MAX));
+    size_t n_scans = (size_t)reader->jpeg.input_scan_number;
+    size_t n_pixels = reader->image.width * reader->image.height;
+    if (n_scans > IMAGE_JPEG_SCANS_MAX ||
+        (n_scans > IMAGE_JPEG_SCANS_FREE && n_scans * n_pixels > IMAGE_JPEG_SCAN_PIXELS_MAX))
+        fail(reader,
+             error_set(reader->err, STATUS_BROKEN_IMAGE,
+                       "JPEG: too many scans (%zu so far) for %zu pixels", n_scans, n_pixels));
 }
 
 /* EXIF's word comes first, XMP's only where EXIF has none. */
