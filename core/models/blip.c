@@ -55,6 +55,7 @@ static const struct blip_config blip_defaults = {
              .vocab_size = 30524,
              .n_positions = 512},
     .projection_dim = 256,
+    .tied = true,
     .bos_id = 30522,
     .sep_id = 102,
     .pad_id = 0,
@@ -110,6 +111,8 @@ static enum status read_config(const json_t *json, struct blip_config *config, s
         status = config_object(json, "text_config", &text, err);
     if (!status)
         status = config_size(json, "image_text_hidden_size", &config->projection_dim, err);
+    if (!status)
+        status = config_bool(json, "tie_word_embeddings", &config->tied, err);
     if (status)
         return status;
     if (read_vision(vision, config, err))
@@ -166,6 +169,8 @@ static void bind_decoder(struct binder *binder, struct blip *blip)
     bind_linear_tensors(binder, &blip->head.decoder, config->vocab_size, config->dim,
                         bind_choose(binder, weights, ARRAY_LENGTH(weights)),
                         bind_choose(binder, biases, ARRAY_LENGTH(biases)));
+    if (!binder->status && blip->config.tied && tensor_set_find(binder->tensors, weights[0]))
+        binder->n_parameters -= config->vocab_size * config->dim; /* the same ones, stored twice */
 }
 
 static void bind_caption(struct binder *binder, struct blip *blip)

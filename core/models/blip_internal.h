@@ -14,6 +14,7 @@ struct blip_config {
     size_t image_size, patch_size;
     struct bert_config text;
     size_t projection_dim; /* image_text_hidden_size */
+    bool tied;             /* the head's weights are the word embeddings, however often stored */
     int32_t bos_id, sep_id, pad_id;
 };
 
