@@ -221,6 +221,37 @@ static bool is_space(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
+/* The text of prompt and new tokens together, less the prompt's own: a new token may be glued to
+ * the prompt's last word. *begin is where the new text begins. */
+static enum status decode_continuation(const struct model *model, const struct tokens *prompt,
+                                       const int32_t *ids, size_t n, struct buffer *out,
+                                       size_t *begin, struct error *err)
+{
+    struct buffer start;
+    int32_t *all = alloc_array(prompt->n + n, sizeof *all);
+    if (!all)
+        return error_no_memory(err, "the reply's text");
+    memcpy(all, prompt->ids, prompt->n * sizeof *all);
+    if (n)
+        memcpy(all + prompt->n, ids, n * sizeof *all);
+    buffer_init(&start, out->max_bytes);
+    enum status status = tokenizer_decode(model->tokenizer, all, prompt->n + n, true, out, err);
+    if (!status)
+        status = tokenizer_decode(model->tokenizer, all, prompt->n, true, &start, err);
+    if (!status && start.size) {
+        if (out->size >= start.size && memcmp(out->data, start.data, start.size) == 0) {
+            *begin = start.size;
+        } else { /* the prompt reads differently with what follows: the new tokens alone */
+            buffer_release(out);
+            buffer_init(out, start.max_bytes);
+            status = tokenizer_decode(model->tokenizer, ids, n, true, out, err);
+        }
+    }
+    buffer_release(&start);
+    free(all);
+    return status;
+}
+
 enum status model_detokenize(const struct model *model, enum task task, const struct tokens *prompt,
                              const int32_t *ids, size_t n, struct buffer *out, struct error *err)
 {
@@ -230,9 +261,12 @@ enum status model_detokenize(const struct model *model, enum task task, const st
         return error_set(err, STATUS_UNPROCESSABLE, "the model '%s' has no tokenizer", model->name);
     struct buffer text;
     buffer_init(&text, out->max_bytes);
-    enum status status = tokenizer_decode(model->tokenizer, ids, n, true, &text, err);
+    size_t begin = 0;
+    bool continues = prompt && !model->architecture->decoder_prompt;
+    enum status status = continues ? decode_continuation(model, prompt, ids, n, &text, &begin, err)
+                                   : tokenizer_decode(model->tokenizer, ids, n, true, &text, err);
     if (!status && text.data) {
-        size_t begin = 0, end = text.size;
+        size_t end = text.size;
         while (begin < end && is_space(text.data[begin]))
             begin++;
         while (end > begin && is_space(text.data[end - 1]))

@@ -167,8 +167,9 @@ struct architecture {
      * generating task the result is the decoder's (or question encoder's) input. */
     enum status (*tokenize)(const struct model *model, enum task task, const char *text,
                             size_t size, struct tokens *out, struct error *err);
-    /* Optional; NULL = the new tokens' text, special tokens skipped, trimmed. `prompt` is what
-     * `tokenize` gave, ids[0..n) are the new tokens. */
+    /* Optional; NULL = the new tokens' text, special tokens skipped, trimmed (where the prompt is
+     * the decoder's beginning: the text of both, less the prompt's). `prompt` is what `tokenize`
+     * gave or NULL, ids[0..n) are the new tokens. */
     enum status (*detokenize)(const struct model *model, enum task task,
                               const struct tokens *prompt, const int32_t *ids, size_t n,
                               struct buffer *out, struct error *err);

@@ -9,6 +9,7 @@
 
 #define ARCHITECTURE_LIST(ARCHITECTURE)                                                            \
     ARCHITECTURE(clip_architecture)                                                                \
+    ARCHITECTURE(siglip_architecture)                                                              \
     ARCHITECTURE(blip_caption_architecture)                                                        \
     ARCHITECTURE(blip_vqa_architecture)                                                            \
     ARCHITECTURE(blip_match_architecture)

@@ -263,6 +263,17 @@ void bind_linear_tensors(struct binder *binder, struct linear *out, size_t n_out
     bind_shaped_linear(binder, out, (const size_t[]){n_out, n_in}, 2, n_in, weight, bias);
 }
 
+void bind_linear_rows(struct binder *binder, struct linear *out, size_t n_total, size_t first,
+                      size_t n_out, size_t n_in, const char *weight, const char *bias)
+{
+    const struct tensor_view *view = find(binder, weight, (const size_t[]){n_total, n_in}, 2);
+    const float *bias_data = NULL;
+    bind_f32(binder, &bias_data, bias, &n_total, 1);
+    if (view && !binder->status) /* first + n_out ≤ n_total is the caller's */
+        keep_linear(binder, out, (const char *)view->data + first * n_in * dtype_size(view->dtype),
+                    view->dtype, bias_data + first, n_out, n_in);
+}
+
 void bind_linear(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
                  bool with_bias, const char *name, ...)
 {

@@ -52,6 +52,11 @@ void bind_patch_linear(struct binder *binder, struct linear *out, size_t n_out, 
 void bind_linear_tensors(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
                          const char *weight, const char *bias);
 
+/* Rows first … first + n_out of a weight [n_total, n_in] and a bias [n_total]: a part of layers
+ * that are stored as one (PyTorch's in_proj_weight). */
+void bind_linear_rows(struct binder *binder, struct linear *out, size_t n_total, size_t first,
+                      size_t n_out, size_t n_in, const char *weight, const char *bias);
+
 /* The first of `names` that the checkpoint holds; the last one when it holds none (so that binding
  * it names what is missing). For tied weights and layouts that differ by age. */
 const char *bind_choose(const struct binder *binder, const char *const *names, size_t n_names);

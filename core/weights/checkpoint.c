@@ -146,6 +146,13 @@ bool checkpoint_has_file(const struct checkpoint *checkpoint, const char *name)
     return file_exists(checkpoint->directory, name);
 }
 
+enum status checkpoint_read_json(const struct checkpoint *checkpoint, const char *name,
+                                 json_t **out, struct error *err)
+{
+    *out = NULL;
+    return load_optional(checkpoint->directory, name, out, err);
+}
+
 /* ---- typed reads ------------------------------------------------------------------------------
  */
 

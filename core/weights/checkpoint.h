@@ -33,6 +33,10 @@ const char *checkpoint_architecture(const struct checkpoint *checkpoint, struct 
 /* True when the directory has a regular file of this name. */
 bool checkpoint_has_file(const struct checkpoint *checkpoint, const char *name);
 
+/* Reads another JSON file of the directory: a new reference in *out, NULL when there is none. */
+enum status checkpoint_read_json(const struct checkpoint *checkpoint, const char *name,
+                                 json_t **out, struct error *err);
+
 /* Typed reads of object[key]; *out keeps its value (the default) when the key is absent or null.
  * Wrong type or range (sizes: 1 … 2^31) is STATUS_BAD_CHECKPOINT naming the key. */
 enum status config_size(const json_t *object, const char *key, size_t *out, struct error *err);

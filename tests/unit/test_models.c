@@ -9,9 +9,10 @@
 #include "core/base/size.h"
 #include "model_golden.h"
 
-static const char *const checkpoints[] = {"clip-tiny", "clip-gelu-f16-sharded", "blip-caption-tiny",
+static const char *const checkpoints[] = {"clip-tiny",     "clip-gelu-f16-sharded",
+                                          "siglip-tiny",   "blip-caption-tiny",
                                           "blip-vqa-tiny", "blip-itm-tiny"};
-static const char *const dual_encoders[] = {"clip-tiny", "clip-gelu-f16-sharded"};
+static const char *const dual_encoders[] = {"clip-tiny", "clip-gelu-f16-sharded", "siglip-tiny"};
 
 /* What a picture's features are called in the goldens. */
 static const char *features_name(const struct golden *golden)
@@ -138,6 +139,9 @@ START_TEST(dual_encoders_give_the_reference_s_scale)
     golden_open(&golden, dual_encoders[_i]);
     double want = json_real_value(json_object_get(golden.json, "logit_scale_exp"));
     ck_assert_double_le(fabs((double)golden.model->traits.logit_scale - want), 1e-5 * want);
+    double bias = json_real_value(json_object_get(golden.json, "logit_bias")); /* absent: 0 */
+    ck_assert_double_eq_tol((double)golden.model->traits.logit_bias, bias, 1e-6);
+    ck_assert_int_eq(golden.model->traits.sigmoid_scores, bias != 0);
     golden_close(&golden);
 }
 END_TEST

@@ -1,0 +1,268 @@
+/*
+ * bench_forward.c: the speed of a checkpoint's forward passes, without server or decoding.
+ *
+ *   bench_forward DIR [BATCH…]      (batches: 1, 8, 32 unless given)
+ *
+ * Prints load time, resident memory, pictures/s of encode_images, texts/s of encode_texts, pairs/s
+ * of score_pairs, and prompts/s and tokens/s of prefill and decode, for what the model has. Inputs
+ * are synthetic: the time does not depend on them. Threads: as many as the process may use
+ * (taskset limits them).
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/stats.h"
+#include "core/models/model.h"
+
+enum { BATCH_MAX = 256, TEXT_TOKENS = 12, DECODE_TOKENS = 20 };
+static const double seconds_each = 2;
+
+struct bench {
+    const struct model *model;
+    struct compute compute;
+    struct error err;
+    struct pixels pixels;
+    struct tokens text;
+    struct features *features[BATCH_MAX];
+};
+
+static double now(void)
+{
+    return (double)clock_ns() * 1e-9;
+}
+
+static double resident_mb(void)
+{
+    long pages = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file && fscanf(file, "%ld %ld", &pages, &resident) != 2)
+        resident = 0;
+    if (file)
+        fclose(file);
+    return (double)resident * (double)sysconf(_SC_PAGESIZE) / 1e6;
+}
+
+/* Repeats a pass over n items for about seconds_each; prints items/s of the fastest and of all. */
+static int report(struct bench *bench, const char *what, size_t n,
+                  enum status (*pass)(struct bench *bench, size_t n, double *items))
+{
+    double best = 0, items = 0, all = 0, begin = now();
+    size_t n_passes = 0;
+    do {
+        double start = now();
+        items = (double)n;
+        if (pass(bench, n, &items)) {
+            fprintf(stderr, "%s: %s\n", what, bench->err.message);
+            return 1;
+        }
+        double rate = items / (now() - start);
+        arena_reset(bench->compute.scratch);
+        if (n_passes++ == 0 && now() - begin < seconds_each)
+            begin = now(); /* the first pass faults pages in */
+        else
+            all += items;
+        best = rate > best ? rate : best;
+    } while (now() - begin < seconds_each);
+    printf("%-22s batch %3zu  %10.1f /s  (best pass %.1f /s)\n", what, n,
+           all ? all / (now() - begin) : best, best);
+    return 0;
+}
+
+static enum status images_pass(struct bench *bench, size_t n, double *items)
+{
+    const struct pixels *list[BATCH_MAX];
+    struct features *out[BATCH_MAX];
+    (void)items;
+    for (size_t i = 0; i < n; i++)
+        list[i] = &bench->pixels;
+    enum status status = bench->model->architecture->encode_images(bench->model, &bench->compute,
+                                                                   list, n, out, &bench->err);
+    for (size_t i = 0; i < n && !status; i++)
+        features_unref(out[i]);
+    return status;
+}
+
+static enum status texts_pass(struct bench *bench, size_t n, double *items)
+{
+    const struct tokens *list[BATCH_MAX];
+    (void)items;
+    for (size_t i = 0; i < n; i++)
+        list[i] = &bench->text;
+    float *out =
+        arena_array(bench->compute.scratch, n * bench->model->traits.embed_dim, sizeof *out);
+    if (!out)
+        return error_no_memory(&bench->err, "embeddings");
+    return bench->model->architecture->encode_texts(bench->model, &bench->compute, list, n, out,
+                                                    &bench->err);
+}
+
+static enum status pairs_pass(struct bench *bench, size_t n, double *items)
+{
+    struct pair pairs[BATCH_MAX];
+    (void)items;
+    for (size_t i = 0; i < n; i++)
+        pairs[i] = (struct pair){&bench->features[i], 1, &bench->text, NULL};
+    float *out =
+        arena_array(bench->compute.scratch, n * bench->model->traits.n_outputs, sizeof *out);
+    if (!out)
+        return error_no_memory(&bench->err, "scores");
+    return bench->model->architecture->score_pairs(bench->model, &bench->compute, TASK_MATCH, pairs,
+                                                   n, out, &bench->err);
+}
+
+static enum task generating_task(const struct model *model)
+{
+    return model->architecture->tasks & TASK_BIT(CAPTION) ? TASK_CAPTION : TASK_VQA;
+}
+
+static enum status start(struct bench *bench, size_t n, struct sequence *sequences, float *logits)
+{
+    struct prompt prompts[BATCH_MAX];
+    for (size_t i = 0; i < n; i++)
+        prompts[i] = (struct prompt){&bench->features[i], 1, &bench->text};
+    return bench->model->architecture->prefill(bench->model, &bench->compute,
+                                               generating_task(bench->model), prompts, sequences, n,
+                                               logits, &bench->err);
+}
+
+static enum status prefill_pass(struct bench *bench, size_t n, double *items)
+{
+    static struct sequence sequences[BATCH_MAX];
+    (void)items;
+    float *logits = malloc(n * bench->model->traits.vocab_size * sizeof *logits);
+    if (!logits)
+        return error_no_memory(&bench->err, "logits");
+    enum status status = start(bench, n, sequences, logits);
+    for (size_t i = 0; i < n && !status; i++)
+        sequence_release(&sequences[i]);
+    free(logits);
+    return status;
+}
+
+/* DECODE_TOKENS steps of n sequences; the prefill is not counted. */
+static int report_decode(struct bench *bench, size_t n)
+{
+    static struct sequence sequences[BATCH_MAX];
+    struct sequence *list[BATCH_MAX];
+    int32_t tokens[BATCH_MAX];
+    float *logits = malloc(n * bench->model->traits.vocab_size * sizeof *logits);
+    enum status status =
+        logits ? start(bench, n, sequences, logits) : error_no_memory(&bench->err, "logits");
+    arena_reset(bench->compute.scratch);
+    if (!status) {
+        for (size_t i = 0; i < n; i++) {
+            list[i] = &sequences[i];
+            tokens[i] = 5;
+        }
+        double begin = now();
+        for (size_t t = 0; t < DECODE_TOKENS && !status; t++) {
+            status = bench->model->architecture->decode(bench->model, &bench->compute, list, tokens,
+                                                        n, logits, &bench->err);
+            arena_reset(bench->compute.scratch);
+        }
+        printf("%-22s batch %3zu  %10.1f /s\n", "decode tokens", n,
+               (double)(n * DECODE_TOKENS) / (now() - begin));
+        for (size_t i = 0; i < n; i++)
+            sequence_release(&sequences[i]);
+    }
+    free(logits);
+    if (status)
+        fprintf(stderr, "decode: %s\n", bench->err.message);
+    return status ? 1 : 0;
+}
+
+/* Features for the passes that need them. */
+static int make_features(struct bench *bench, size_t n)
+{
+    const struct pixels *list = &bench->pixels;
+    for (size_t i = 0; i < n; i++) {
+        if (bench->features[i])
+            continue;
+        if (bench->model->architecture->encode_images(bench->model, &bench->compute, &list, 1,
+                                                      &bench->features[i], &bench->err)) {
+            fprintf(stderr, "%s\n", bench->err.message);
+            return 1;
+        }
+        arena_reset(bench->compute.scratch);
+    }
+    return 0;
+}
+
+static int run(struct bench *bench, const size_t *batches, size_t n_batches)
+{
+    const struct architecture *architecture = bench->model->architecture;
+    int failed = 0;
+    for (size_t i = 0; i < n_batches && !failed; i++)
+        failed = report(bench, "encode_images", batches[i], images_pass);
+    for (size_t i = 0; i < n_batches && !failed && architecture->encode_texts; i++)
+        failed = report(bench, "encode_texts", batches[i], texts_pass);
+    bool needs_features = architecture->score_pairs || architecture->prefill;
+    for (size_t i = 0; i < n_batches && !failed && needs_features; i++) {
+        failed = make_features(bench, batches[i]);
+        if (!failed && architecture->score_pairs)
+            failed = report(bench, "score_pairs", batches[i], pairs_pass);
+        if (!failed && architecture->prefill)
+            failed = report(bench, "prefill prompts", batches[i], prefill_pass) ||
+                     report_decode(bench, batches[i]);
+    }
+    return failed;
+}
+
+int main(int argc, char **argv)
+{
+    static const size_t usual[] = {1, 8, 32};
+    size_t batches[16], n_batches = 0;
+    if (argc < 2) {
+        fprintf(stderr, "usage: bench_forward DIR [BATCH…]\n");
+        return 2;
+    }
+    for (int i = 2; i < argc && n_batches < 16; i++) {
+        long n = strtol(argv[i], NULL, 10);
+        if (n < 1 || n > BATCH_MAX) {
+            fprintf(stderr, "a batch is 1 to %d\n", BATCH_MAX);
+            return 2;
+        }
+        batches[n_batches++] = (size_t)n;
+    }
+    if (!n_batches) {
+        memcpy(batches, usual, sizeof usual);
+        n_batches = sizeof usual / sizeof usual[0];
+    }
+
+    static struct bench bench;
+    struct arena arena;
+    arena_init(&arena, 0);
+    double begin = now();
+    struct model *model = model_open("bench", argv[1], &bench.err);
+    bench.model = model;
+    bench.compute = (struct compute){model ? pool_new(0, &bench.err) : NULL, &arena};
+    if (!model || !bench.compute.pool) {
+        fprintf(stderr, "%s\n", bench.err.message);
+        model_free(model);
+        return 1;
+    }
+    double loaded = now() - begin;
+    size_t side = model->traits.image_height ? model->traits.image_height : 384;
+    int32_t ids[TEXT_TOKENS];
+    for (int32_t i = 0; i < TEXT_TOKENS; i++)
+        ids[i] = i + 1;
+    bench.text = (struct tokens){.ids = ids, .n = TEXT_TOKENS};
+    bench.pixels = (struct pixels){side, side, calloc(3 * side * side, sizeof(float))};
+    for (size_t i = 0; bench.pixels.data && i < 3 * side * side; i++)
+        bench.pixels.data[i] = (float)(i % 251) / 125 - 1;
+    printf("%s: %s, %.1f million parameters, %zu threads, loaded in %.1f ms, %.0f MB of weights\n",
+           argv[1], model->architecture->name, (double)model->n_parameters / 1e6,
+           pool_threads(bench.compute.pool), loaded * 1e3,
+           (double)tensor_set_bytes(model->checkpoint->tensors) / 1e6);
+    int failed = bench.pixels.data ? run(&bench, batches, n_batches) : 1;
+    printf("resident memory        %.0f MB\n", resident_mb());
+    for (size_t i = 0; i < BATCH_MAX; i++)
+        features_unref(bench.features[i]);
+    pixels_release(&bench.pixels);
+    pool_free(bench.compute.pool);
+    arena_release(&arena);
+    model_free(model);
+    return failed;
+}
