@@ -1,0 +1,44 @@
+/*
+ * watcher.h: notices clients that go away or dawdle.
+ *
+ * A suspended libmicrohttpd connection is not polled, so nobody sees its peer's FIN; and a client that
+ * sends its body a byte at a time never looks idle. One thread watches the sockets of both: it
+ * calls `gone` when the peer hangs up, and `late` when the deadline passes.
+ */
+#ifndef VLMD_SERVER_WATCHER_H
+#define VLMD_SERVER_WATCHER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/error.h"
+
+struct watcher;
+
+/* A socket under watch; embedded in its owner, zeroed before first use. */
+struct watch {
+    int fd;
+    bool active;
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
+    struct watch *prev, *next;
+};
+
+struct watcher_events {
+    /* On the watcher's thread, under its lock: must not block nor call watcher_…(). Each is called
+     * at most once for an added watch, which then is no longer active. */
+    void (*gone)(struct watch *watch);
+    void (*late)(struct watch *watch);
+};
+
+struct watcher *watcher_new(const struct watcher_events *events, struct error *err);
+void watcher_free(struct watcher *watcher);
+
+/* Starts watching fd. hangup: look for the peer's FIN. */
+void watcher_add(struct watcher *watcher, struct watch *watch, int fd, bool hangup,
+                 uint64_t deadline_ns);
+
+/* When this returns, no callback for the watch is running or will come. Fine when not active. */
+void watcher_remove(struct watcher *watcher, struct watch *watch);
+
+#endif
