@@ -1,5 +1,6 @@
 /*
- * admission.c: keys compared in constant time, rates by a token bucket a key, bounds by two counters.
+ * admission.c: keys compared in constant time, rates by a token bucket a key, bounds by two
+ * counters.
  */
 #include "server/admission.h"
 
@@ -14,7 +15,7 @@ enum { KEY_BYTES_MIN = 8 };
 
 struct admission_key {
     char *name;
-    const char *key; /* inside name's allocation */
+    const char *key;       /* inside name's allocation */
     pthread_mutex_t mutex; /* guards the two below; taken alone */
     double tokens;
     uint64_t filled_ns;
@@ -137,7 +138,8 @@ enum status admission_enter(struct admission *admission, size_t bytes, struct er
     if (requests > admission->max_requests) {
         atomic_fetch_sub(&admission->requests, 1);
         atomic_fetch_add(&admission->refused_load, 1);
-        return error_set(err, STATUS_QUEUE_FULL, "%zu requests are under way, the most there may be",
+        return error_set(err, STATUS_QUEUE_FULL,
+                         "%zu requests are under way, the most there may be",
                          admission->max_requests);
     }
     if (admission_grow(admission, bytes, err)) {

@@ -92,8 +92,8 @@ void log_write(enum log_level level, const char *format, ...)
         return;
     }
     char line[LINE_MAX_BYTES + 64];
-    int n = snprintf(line, sizeof line, "%s %s%s\n", when, level == LOG_ERROR ? "error: " : "",
-                     clean);
+    int n =
+        snprintf(line, sizeof line, "%s %s%s\n", when, level == LOG_ERROR ? "error: " : "", clean);
     put_line(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
 }
 
@@ -118,8 +118,8 @@ void log_request(const struct log_request *request)
             "path", path, "model", or_dash(request->model), "status", request->status, "code",
             request->code ? request->code : "", "bytes_in", (json_int_t)request->bytes_in,
             "bytes_out", (json_int_t)request->bytes_out, "queue_ms", request->queue_ms,
-            "preprocess_ms", request->preprocess_ms, "forward_ms", request->forward_ms,
-            "total_ms", request->total_ms, "batch_size", (json_int_t)request->batch_size));
+            "preprocess_ms", request->preprocess_ms, "forward_ms", request->forward_ms, "total_ms",
+            request->total_ms, "batch_size", (json_int_t)request->batch_size));
         return;
     }
     char line[LINE_MAX_BYTES];

@@ -9,24 +9,24 @@
 #include "api/endpoint.h"
 #include "core/base/stats.h"
 
-enum { METRICS_ROUTES_MAX = 64, METRICS_CODES_MAX = 32 };
+/* Rows are the endpoints in table order, the last one is "no endpoint"; columns are HTTP statuses. */
+enum { METRICS_ROUTES_MAX = 64, METRICS_STATUS_MIN = 100, METRICS_STATUS_MAX = 599 };
 
-/* Requests by endpoint (its place in the api's table; the last row is "no endpoint") and status. */
 struct metrics {
-    atomic_ullong requests[METRICS_ROUTES_MAX + 1][METRICS_CODES_MAX];
-    struct histogram seconds[METRICS_ROUTES_MAX + 1];
+    struct route_metrics {
+        atomic_uint status[METRICS_STATUS_MAX - METRICS_STATUS_MIN + 1];
+        struct histogram seconds;
+    } routes[METRICS_ROUTES_MAX + 1];
     atomic_ullong bytes_in, bytes_out;
     atomic_ullong hangups; /* clients that went away before their reply */
 };
 
 void metrics_init(struct metrics *metrics);
 
-/* A finished request. endpoint NULL: none was found. */
-struct process;
-void metrics_count(struct process *process, const struct endpoint *endpoint, int status,
-                   double seconds, size_t bytes_in, size_t bytes_out);
+/* A finished request. endpoint NULL: none was found. Any thread. */
+void metrics_count(struct metrics *metrics, const struct api *api, const struct endpoint *endpoint,
+                   int status, double seconds, size_t bytes_in, size_t bytes_out);
 
-extern const struct endpoint endpoint_metrics;
-extern const struct endpoint endpoint_healthz, endpoint_readyz;
+extern const struct endpoint endpoint_metrics; /* GET /metrics; call_process() is a struct process */
 
 #endif

@@ -1,9 +1,9 @@
 /*
  * watcher.c: one epoll set and a list of what is in it, under one mutex.
  *
- * An event carries the watch's address. By the time it is handled the watch may have been removed (and
- * freed), so it counts only if that address is still in the list; the list is short enough to search
- * (max_inflight) and events are rare.
+ * An event carries the watch's address. By the time it is handled the watch may have been removed
+ * (and freed), so it counts only if that address is still in the list; the list is short enough to
+ * search (max_inflight) and events are rare.
  */
 #include "server/watcher.h"
 
@@ -124,8 +124,11 @@ void watcher_add(struct watcher *watcher, struct watch *watch, int fd, bool hang
                  uint64_t deadline_ns)
 {
     pthread_mutex_lock(&watcher->mutex);
-    *watch = (struct watch){
-        .fd = fd, .active = true, .deadline_ns = deadline_ns, .next = watcher->first};
+    *watch = (struct watch){.fd = fd,
+                            .active = true,
+                            .hangup = hangup,
+                            .deadline_ns = deadline_ns,
+                            .next = watcher->first};
     if (watcher->first)
         watcher->first->prev = watch;
     watcher->first = watch;
@@ -143,5 +146,18 @@ void watcher_remove(struct watcher *watcher, struct watch *watch)
     pthread_mutex_lock(&watcher->mutex);
     if (watch->active)
         unlink_watch(watcher, watch);
+    pthread_mutex_unlock(&watcher->mutex);
+}
+
+void watcher_hang_up(struct watcher *watcher)
+{
+    pthread_mutex_lock(&watcher->mutex);
+    while (watcher->first) {
+        struct watch *watch = watcher->first;
+        bool hangup = watch->hangup;
+        unlink_watch(watcher, watch);
+        if (hangup)
+            watcher->events->gone(watch);
+    }
     pthread_mutex_unlock(&watcher->mutex);
 }

@@ -20,6 +20,7 @@ struct watcher;
 struct watch {
     int fd;
     bool active;
+    bool hangup;          /* look for the peer's FIN */
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
     struct watch *prev, *next;
 };
@@ -40,5 +41,8 @@ void watcher_add(struct watcher *watcher, struct watch *watch, int fd, bool hang
 
 /* When this returns, no callback for the watch is running or will come. Fine when not active. */
 void watcher_remove(struct watcher *watcher, struct watch *watch);
+
+/* Acts as if every peer under watch had hung up: how a stopping server cancels what is left. */
+void watcher_hang_up(struct watcher *watcher);
 
 #endif

@@ -1,0 +1,55 @@
+/*
+ * health.c: see health.h. Both answer on the HTTP thread, whatever the load.
+ */
+#include "server/health.h"
+
+#include "server/process.h"
+
+static enum status healthz_begin(struct call *call, struct error *err)
+{
+    static const char text[] = "ok\n";
+    return call_reply_bytes(call, "text/plain; charset=utf-8", text, sizeof text - 1, err);
+}
+
+/* Immich's machine-learning client wants exactly "pong". */
+static enum status ping_begin(struct call *call, struct error *err)
+{
+    static const char text[] = "pong";
+    return call_reply_bytes(call, "text/plain; charset=utf-8", text, sizeof text - 1, err);
+}
+
+static enum status readyz_begin(struct call *call, struct error *err)
+{
+    struct process *process = call_process(call);
+    if (atomic_load(&process->draining))
+        return error_set(err, STATUS_DRAINING, "the server is shutting down");
+    if (!atomic_load(&process->ready))
+        return error_set(err, STATUS_LOADING, "models are still loading");
+    for (size_t i = 0; i < runtime_count(process->runtime); i++) {
+        const struct lane *lane = runtime_at(process->runtime, i);
+        unsigned stall_s = (unsigned)process->settings.stall_s;
+        if (stall_s && !lane_alive(lane, stall_s))
+            return error_set(err, STATUS_UNAVAILABLE,
+                             "model '%s' has made no progress for %u seconds",
+                             lane_model(lane)->name, stall_s);
+    }
+    static const char text[] = "ready\n";
+    return call_reply_bytes(call, "text/plain; charset=utf-8", text, sizeof text - 1, err);
+}
+
+#define HEALTH_ENDPOINT(route, operation, text, function)                                          \
+    {                                                                                              \
+        .method = "GET", .path = route, .id = operation, .tag = "process", .summary = text,        \
+        .inline_reply = true, .is_public = true, .begin = function,                                \
+    }
+
+const struct endpoint endpoint_healthz =
+    HEALTH_ENDPOINT("/healthz", "healthz", "Alive: the process answers", healthz_begin);
+const struct endpoint endpoint_health =
+    HEALTH_ENDPOINT("/health", "health", "The same as /healthz", healthz_begin);
+const struct endpoint endpoint_livez =
+    HEALTH_ENDPOINT("/livez", "livez", "The same as /healthz", healthz_begin);
+const struct endpoint endpoint_ping =
+    HEALTH_ENDPOINT("/ping", "ping", "Alive, in Immich's words", ping_begin);
+const struct endpoint endpoint_readyz = HEALTH_ENDPOINT(
+    "/readyz", "readyz", "Ready: models are loaded and make progress", readyz_begin);

@@ -1,0 +1,572 @@
+/*
+ * http.c: libmicrohttpd in front of the api.
+ *
+ * One exchange is one request on its way through the process:
+ *
+ *        open_exchange          first_call           upload            dispatch
+ *   (uri) ───────────→ NEW ───────────────→ BODY ─────────────→ BODY ───────────→ WAITING
+ * (suspended) │ refused             │ too long, late                      │ step_exchange
+ *                        └───────────→ REFUSED ┴─→ (body swallowed) ──→ READY ←──────┘ (worker;
+ * resumed) │ send_reply └→ close_exchange
+ *
+ * Invariants:
+ *  1. HTTP threads never block or compute: a call that is not inline is stepped on the workers,
+ * while its connection is suspended.
+ *  2. An exchange belongs to the HTTP thread in all states but WAITING, and to the worker (or the
+ *     runtime, between steps) in WAITING. The watcher only sends a call's cancel or a 408.
+ *  3. What admission_enter() counted is given back exactly once, in close_exchange().
+ *  4. A watch is removed before the connection is resumed or closed.
+ */
+#include "server/http.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/size.h"
+#include "server/listen.h"
+#include "server/log.h"
+#include "server/watcher.h"
+#include "server/workers.h"
+
+enum {
+    SWALLOW_BYTES_MAX =
+        64 << 20, /* of a refused body that we read so that the reply gets through */
+    REQUEST_ID_MAX = 128,
+    CONNECTION_MEMORY = 64 << 10, /* of a connection's headers */
+    RETRY_AFTER_S = 1,
+    RETRY_AFTER_LOADING_S = 5,
+    STOP_WAIT_S = 10,
+};
+
+struct http_server {
+    struct process *process;
+    struct MHD_Daemon *daemon;
+    struct workers *workers;
+    struct watcher *watcher;
+    atomic_size_t exchanges; /* open, whatever their state */
+    char address[300];
+};
+
+enum exchange_state { NEW, BODY, REFUSED, WAITING, READY };
+
+struct exchange {
+    struct http_server *server;
+    struct MHD_Connection *connection;
+    enum exchange_state state;
+    uint64_t received_ns;
+
+    char *uri; /* path, NUL, query */
+    char *query;
+    char method[16];
+    char request_id[REQUEST_ID_MAX + 1];
+    const char *key_name;
+
+    struct route route;
+    bool admitted;
+    size_t counted_bytes; /* what admission was told */
+    struct buffer body;
+    size_t swallowed;
+
+    struct call *call;
+    struct http_reply reply; /* of a fault that the server itself found */
+    enum status code;        /* that fault */
+    struct ticket ticket;
+    struct watch watch;
+};
+
+static struct exchange *exchange_of_ticket(struct ticket *ticket)
+{
+    return (struct exchange *)((char *)ticket - offsetof(struct exchange, ticket));
+}
+
+static struct exchange *exchange_of_watch(struct watch *watch)
+{
+    return (struct exchange *)((char *)watch - offsetof(struct exchange, watch));
+}
+
+/* ---- opening and closing ----------------------------------------------------------------------
+ */
+
+/* MHD's URI log callback: the only place that sees the request target as it was sent. What it
+ * returns becomes the request's *con_cls. */
+static void *open_exchange(void *cls, const char *uri, struct MHD_Connection *connection)
+{
+    struct http_server *server = cls;
+    struct exchange *exchange = calloc(1, sizeof *exchange);
+    if (!exchange)
+        return NULL;
+    exchange->uri = strdup(uri);
+    if (!exchange->uri) {
+        free(exchange);
+        return NULL;
+    }
+    char *mark = strchr(exchange->uri, '?');
+    if (mark)
+        *mark++ = '\0';
+    exchange->query = mark ? mark : exchange->uri + strlen(exchange->uri);
+    exchange->server = server;
+    exchange->connection = connection;
+    exchange->received_ns = clock_ns();
+    exchange->key_name = "";
+    buffer_init(&exchange->body, server->process->settings.max_body_mb << 20);
+    atomic_fetch_add(&server->exchanges, 1);
+    return exchange;
+}
+
+/* The reply is sent (or the connection lost): one line in the log, and everything given back. */
+static void close_exchange(void *cls, struct MHD_Connection *connection, void **con_cls,
+                           enum MHD_RequestTerminationCode reason)
+{
+    (void)cls;
+    (void)connection;
+    struct exchange *exchange = *con_cls;
+    if (!exchange)
+        return;
+    *con_cls = NULL;
+    struct http_server *server = exchange->server;
+    struct process *process = server->process;
+    watcher_remove(server->watcher, &exchange->watch);
+
+    const struct http_reply *reply = exchange->call ? call_reply(exchange->call) : &exchange->reply;
+    bool sent = exchange->state == READY && reason == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    int status = sent ? reply->status : status_info(STATUS_CANCELLED)->http_status;
+    struct log_request line = {
+        .id = exchange->request_id,
+        .key = exchange->key_name,
+        .method = exchange->method,
+        .path = exchange->uri,
+        .code = status_info(sent ? exchange->code : STATUS_CANCELLED)->code,
+        .status = status,
+        .bytes_in = exchange->body.size + exchange->swallowed,
+        .bytes_out = sent ? reply->body.size : 0,
+        .total_ms = (double)(clock_ns() - exchange->received_ns) / 1e6,
+    };
+    if (exchange->call) {
+        const struct call_timings *timings = call_timings(exchange->call);
+        line.model = call_model(exchange->call);
+        line.queue_ms = timings->queue_ms;
+        line.preprocess_ms = timings->preprocess_ms;
+        line.forward_ms = timings->forward_ms;
+        line.batch_size = timings->batch_size;
+    }
+    log_request(&line);
+    if (!sent)
+        atomic_fetch_add(&process->metrics.hangups, 1);
+    metrics_count(&process->metrics, process->api, exchange->route.endpoint, status,
+                  line.total_ms / 1e3, line.bytes_in, line.bytes_out);
+
+    if (exchange->admitted)
+        admission_leave(&process->admission, exchange->counted_bytes);
+    call_free(exchange->call);
+    reply_release(&exchange->reply);
+    buffer_release(&exchange->body);
+    free(exchange->uri);
+    free(exchange);
+    atomic_fetch_sub(&server->exchanges, 1);
+}
+
+/* ---- replying ----------------------------------------------------------------------------------
+ */
+
+static void add_header(struct MHD_Response *response, const char *name, const char *value)
+{
+    /* A value that MHD refuses (it cannot, ours are printable) would only lose that header. */
+    if (value[0])
+        MHD_add_response_header(response, name, value);
+}
+
+static enum MHD_Result send_reply(struct exchange *exchange)
+{
+    struct http_reply *reply = exchange->call ? call_reply(exchange->call) : &exchange->reply;
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        reply->body.size, reply->body.data ? reply->body.data : (char *)"",
+        MHD_RESPMEM_PERSISTENT); /* lives until close_exchange */
+    if (!response)
+        return MHD_NO;
+    add_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
+               reply->content_type ? reply->content_type : "application/json");
+    add_header(response, "X-Request-Id", exchange->request_id);
+    for (size_t i = 0; i < reply->n_headers; i++)
+        add_header(response, reply->headers[i].name, reply->headers[i].value);
+    exchange->state = READY;
+    enum MHD_Result result =
+        MHD_queue_response(exchange->connection, (unsigned)reply->status, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
+static const char *header(struct exchange *exchange, const char *name)
+{
+    return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
+}
+
+/* The request will not be served: makes the reply, and says whether it can be sent now or only once
+ * the body was read (a client that is still sending would otherwise see a reset instead of it). */
+static enum MHD_Result refuse(struct exchange *exchange, const struct error *err,
+                              unsigned retry_after_s, bool before_body)
+{
+    exchange->code = err->status;
+    reply_error(&exchange->reply, api_options(exchange->server->process->api), err, retry_after_s);
+    if (err->status == STATUS_METHOD_NOT_ALLOWED)
+        reply_header(&exchange->reply, "Allow", "%s", exchange->route.allow);
+    if (err->status == STATUS_UNAUTHORIZED)
+        reply_header(&exchange->reply, "WWW-Authenticate", "Bearer");
+    exchange->state = REFUSED;
+    buffer_release(&exchange->body);
+    if (before_body) {
+        const char *length = header(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
+        bool has_body = length || header(exchange, MHD_HTTP_HEADER_TRANSFER_ENCODING);
+        bool huge = length && strtoull(length, NULL, 10) > SWALLOW_BYTES_MAX;
+        if (!has_body || huge || header(exchange, MHD_HTTP_HEADER_EXPECT))
+            return send_reply(exchange);
+    }
+    return MHD_YES;
+}
+
+/* ---- headers ------------------------------------------------------------------------------------
+ */
+
+static void take_request_id(struct exchange *exchange)
+{
+    const char *given = header(exchange, "X-Request-Id");
+    size_t n = given ? strlen(given) : 0;
+    bool usable = n > 0 && n <= REQUEST_ID_MAX;
+    for (size_t i = 0; i < n && usable; i++)
+        usable = given[i] > ' ' && given[i] < 0x7F;
+    if (usable) {
+        memcpy(exchange->request_id, given, n + 1);
+        return;
+    }
+    unsigned char random[8];
+    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
+        memcpy(random, &exchange->received_ns, sizeof random);
+    for (size_t i = 0; i < sizeof random; i++)
+        snprintf(exchange->request_id + 2 * i, 3, "%02x", random[i]);
+}
+
+/* Path, key, state of the process, lengths, load: in this order, all before the body. */
+static enum status check_headers(struct exchange *exchange, unsigned *retry_after_s,
+                                 struct error *err)
+{
+    struct http_server *server = exchange->server;
+    struct process *process = server->process;
+    enum status routed =
+        api_route(process->api, exchange->method, exchange->uri, &exchange->route, err);
+    const struct endpoint *endpoint = routed ? NULL : exchange->route.endpoint;
+    if (!endpoint || !endpoint->is_public) {
+        /* Without a key nobody learns which paths exist. */
+        struct error key_error;
+        if (admission_check_key(
+                &process->admission, header(exchange, MHD_HTTP_HEADER_AUTHORIZATION),
+                header(exchange, "X-API-Key"), &exchange->key_name, retry_after_s, &key_error)) {
+            *err = key_error;
+            return err->status;
+        }
+    }
+    if (routed)
+        return routed;
+    if (!endpoint->is_public && !endpoint->inline_reply) {
+        *retry_after_s = RETRY_AFTER_LOADING_S;
+        if (atomic_load(&process->draining))
+            return error_set(err, STATUS_DRAINING, "the server is shutting down");
+        if (!atomic_load(&process->ready))
+            return error_set(err, STATUS_LOADING, "models are still loading");
+    }
+
+    const char *length = header(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    unsigned long long bytes = length ? strtoull(length, NULL, 10) : 0;
+    if (bytes > exchange->body.max_bytes)
+        return error_set(err, STATUS_BODY_TOO_LARGE,
+                         "the body has %llu bytes; at most %zu are taken (max_body_mb)", bytes,
+                         exchange->body.max_bytes);
+    bool needs_body = endpoint->body && !(endpoint->body & BODY_OPTIONAL);
+    if (needs_body && !length && !header(exchange, MHD_HTTP_HEADER_TRANSFER_ENCODING))
+        return error_set(err, STATUS_LENGTH_REQUIRED,
+                         "a body is needed, with Content-Length or Transfer-Encoding: chunked");
+    if (endpoint->inline_reply)
+        return STATUS_OK; /* health and metrics answer under any load */
+    *retry_after_s = RETRY_AFTER_S;
+    if (admission_enter(&process->admission, (size_t)bytes, err))
+        return err->status;
+    exchange->admitted = true;
+    exchange->counted_bytes = (size_t)bytes;
+    return STATUS_OK;
+}
+
+static int socket_of(struct exchange *exchange)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    return info ? info->connect_fd : -1;
+}
+
+static enum MHD_Result first_call(struct exchange *exchange, const char *method)
+{
+    snprintf(exchange->method, sizeof exchange->method, "%s", method);
+    take_request_id(exchange);
+    struct error err;
+    unsigned retry_after_s = 0;
+    if (check_headers(exchange, &retry_after_s, &err))
+        return refuse(exchange, &err, retry_after_s, true);
+    exchange->state = BODY;
+    unsigned timeout_s = (unsigned)exchange->server->process->settings.body_timeout_s;
+    if (timeout_s)
+        watcher_add(exchange->server->watcher, &exchange->watch, socket_of(exchange), false,
+                    exchange->received_ns + timeout_s * 1000000000ull);
+    return MHD_YES;
+}
+
+/* ---- body
+ * ---------------------------------------------------------------------------------------- */
+
+static enum MHD_Result upload(struct exchange *exchange, const char *data, size_t size)
+{
+    struct error err;
+    if (exchange->state == REFUSED) {
+        exchange->swallowed += size;
+        return exchange->swallowed <= SWALLOW_BYTES_MAX ? MHD_YES : MHD_NO;
+    }
+    size_t total = exchange->body.size + size;
+    if (total > exchange->body.max_bytes) {
+        error_set(&err, STATUS_BODY_TOO_LARGE,
+                  "the body is longer than %zu bytes, the most that is taken (max_body_mb)",
+                  exchange->body.max_bytes);
+        return refuse(exchange, &err, 0, false);
+    }
+    if (exchange->admitted && total > exchange->counted_bytes) { /* came without a length */
+        if (admission_grow(&exchange->server->process->admission, total - exchange->counted_bytes,
+                           &err))
+            return refuse(exchange, &err, RETRY_AFTER_S, false);
+        exchange->counted_bytes = total;
+    }
+    if (!buffer_append(&exchange->body, data, size)) {
+        error_no_memory(&err, "the request's body");
+        return refuse(exchange, &err, RETRY_AFTER_S, false);
+    }
+    return MHD_YES;
+}
+
+/* ---- working on it
+ * -------------------------------------------------------------------------------- */
+
+/* Worker thread. */
+static void step_exchange(struct ticket *ticket)
+{
+    struct exchange *exchange = exchange_of_ticket(ticket);
+    if (!call_step(exchange->call))
+        return; /* the runtime has it: wake_exchange comes, perhaps already has */
+    watcher_remove(exchange->server->watcher, &exchange->watch);
+    struct MHD_Connection *connection = exchange->connection;
+    exchange->state = READY;
+    MHD_resume_connection(connection);
+}
+
+/* A lane's thread. */
+static void wake_exchange(void *context)
+{
+    struct exchange *exchange = context;
+    workers_push(exchange->server->workers, &exchange->ticket);
+}
+
+static void client_gone(struct watch *watch)
+{
+    call_cancel(exchange_of_watch(watch)->call);
+}
+
+/* Called for a body that does not come to an end. MHD offers no way to answer in the middle of an
+ * upload, so the reply goes to the socket as it is; nothing else is being written to it then. */
+static void client_late(struct watch *watch)
+{
+    static const char body[] =
+        "{\"error\": {\"type\": \"timeout_error\", \"code\": \"body_timeout\", "
+        "\"message\": \"the body did not arrive in time\", \"param\": null}}";
+    char reply[512];
+    int size = snprintf(reply, sizeof reply,
+                        "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: "
+                        "application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                        sizeof body - 1, body);
+    ssize_t sent = send(watch->fd, reply, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)sent; /* who does not read either gets a closed connection */
+    shutdown(watch->fd, SHUT_RDWR);
+}
+
+static unsigned requested_timeout_ms(struct exchange *exchange)
+{
+    const char *text = header(exchange, "X-Request-Timeout-Ms");
+    if (!text || text[0] < '0' || text[0] > '9')
+        return 0;
+    unsigned long value = strtoul(text, NULL, 10);
+    return value > 86400000 ? 86400000 : (unsigned)value;
+}
+
+/* The body is complete. */
+static enum MHD_Result dispatch(struct exchange *exchange)
+{
+    struct http_server *server = exchange->server;
+    watcher_remove(server->watcher, &exchange->watch);
+    const struct http_request request = {
+        .query = exchange->query,
+        .content_type = header(exchange, MHD_HTTP_HEADER_CONTENT_TYPE),
+        .body = exchange->body.data ? exchange->body.data : "",
+        .body_bytes = exchange->body.size,
+        .request_id = exchange->request_id,
+        .received_ns = exchange->received_ns,
+        .timeout_ms = requested_timeout_ms(exchange),
+    };
+    struct error err;
+    exchange->call =
+        call_new(server->process->api, &exchange->route, &request, wake_exchange, exchange, &err);
+    if (!exchange->call) {
+        refuse(exchange, &err, RETRY_AFTER_S, false);
+        return send_reply(exchange);
+    }
+    if (exchange->route.endpoint->inline_reply && call_step(exchange->call))
+        return send_reply(exchange);
+    exchange->state = WAITING;
+    exchange->ticket.run = step_exchange;
+    MHD_suspend_connection(exchange->connection);
+    watcher_add(server->watcher, &exchange->watch, socket_of(exchange), true, 0);
+    workers_push(server->workers, &exchange->ticket);
+    return MHD_YES;
+}
+
+/* MHD calls this when the headers are there, for each piece of the body, after the body, and after
+ * a resume. */
+static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, const char *url,
+                              const char *method, const char *version, const char *upload_data,
+                              size_t *upload_data_size, void **con_cls)
+{
+    (void)cls;
+    (void)connection;
+    (void)url;
+    (void)version;
+    struct exchange *exchange = *con_cls;
+    if (!exchange)
+        return MHD_NO; /* out of memory in open_exchange */
+    switch (exchange->state) {
+    case NEW:
+        return first_call(exchange, method);
+    case BODY:
+    case REFUSED:
+        if (*upload_data_size) {
+            enum MHD_Result result = upload(exchange, upload_data, *upload_data_size);
+            *upload_data_size = 0;
+            return result;
+        }
+        return exchange->state == BODY ? dispatch(exchange) : send_reply(exchange);
+    case READY:
+        return send_reply(exchange);
+    case WAITING:
+        break;
+    }
+    return MHD_YES;
+}
+
+/* ---- life
+ * ------------------------------------------------------------------------------------------ */
+
+static void daemon_message(void *cls, const char *format, va_list args)
+{
+    (void)cls;
+    char text[512];
+    vsnprintf(text, sizeof text, format, args);
+    log_write(LOG_DEBUG, "http: %s", text);
+}
+
+/* The api decodes percent escapes itself: a %2F inside an id is no path separator. */
+static size_t keep_escapes(void *cls, struct MHD_Connection *connection, char *text)
+{
+    (void)cls;
+    (void)connection;
+    return strlen(text);
+}
+
+struct http_server *http_start(struct process *process, struct error *err)
+{
+    static const struct watcher_events watcher_events = {.gone = client_gone, .late = client_late};
+    const struct settings *settings = &process->settings;
+    struct http_server *server = calloc(1, sizeof *server);
+    if (!server) {
+        error_no_memory(err, "the server");
+        return NULL;
+    }
+    server->process = process;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    size_t n_workers = settings->workers ? settings->workers : cores > 2 ? (size_t)cores : 2;
+    int listener = -1;
+    server->workers = workers_new(n_workers, err);
+    if (!server->workers)
+        goto fail;
+    server->watcher = watcher_new(&watcher_events, err);
+    if (!server->watcher)
+        goto fail;
+    listener = listen_open(settings->listen, server->address, sizeof server->address, err);
+    if (listener < 0)
+        goto fail;
+    unsigned http_threads = settings->http_threads > 1 ? (unsigned)settings->http_threads : 0;
+    server->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        handle, server, MHD_OPTION_LISTEN_SOCKET, listener, MHD_OPTION_EXTERNAL_LOGGER,
+        daemon_message, NULL, MHD_OPTION_URI_LOG_CALLBACK, open_exchange, server,
+        MHD_OPTION_NOTIFY_COMPLETED, close_exchange, server, MHD_OPTION_UNESCAPE_CALLBACK,
+        keep_escapes, NULL, MHD_OPTION_CONNECTION_LIMIT, (unsigned)settings->max_connections,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)settings->body_timeout_s + 5,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT,
+        1, MHD_OPTION_THREAD_POOL_SIZE, http_threads, MHD_OPTION_END);
+    if (!server->daemon) {
+        error_set(err, STATUS_INTERNAL, "libmicrohttpd cannot serve on %s", server->address);
+        goto fail;
+    }
+    return server;
+fail:
+    if (listener >= 0)
+        close(listener);
+    watcher_free(server->watcher);
+    workers_free(server->workers);
+    free(server);
+    return NULL;
+}
+
+const char *http_address(const struct http_server *server)
+{
+    return server->address;
+}
+
+bool http_wait_idle(struct http_server *server, unsigned timeout_s)
+{
+    uint64_t end = clock_ns() + timeout_s * 1000000000ull;
+    /* Requests count from their headers to their last byte, so a health probe in flight counts
+     * too; that is gone at the next look. */
+    while (atomic_load(&server->exchanges)) {
+        if (clock_ns() >= end)
+            return false;
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+    return true;
+}
+
+bool http_stop(struct http_server *server)
+{
+    if (!server)
+        return true;
+    int listener = MHD_quiesce_daemon(server->daemon);
+    if (listener >= 0)
+        close(listener);
+    /* No connection may be suspended when MHD stops: what still waits is cancelled and comes back.
+     */
+    watcher_hang_up(server->watcher);
+    if (!http_wait_idle(server, STOP_WAIT_S))
+        return false;
+    MHD_stop_daemon(server->daemon);
+    workers_free(server->workers);
+    watcher_free(server->watcher);
+    free(server);
+    return true;
+}

@@ -1,0 +1,238 @@
+/*
+ * process.c: from settings to a running api, in the order in which things depend on each other:
+ * runtime, store, api, models; closed in the reverse order.
+ */
+#include "server/process.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/base/size.h"
+#include "server/health.h"
+
+static const struct endpoint *const process_endpoints[] = {
+    &endpoint_healthz, &endpoint_health, &endpoint_livez,
+    &endpoint_ping,    &endpoint_readyz, &endpoint_metrics,
+};
+
+/* "sqlite:<data home>/vlmd/collections.db"; its directory is made by the store. */
+static enum status default_store(char out[PATH_MAX], struct error *err)
+{
+    const char *data_home = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    int n = data_home && *data_home
+                ? snprintf(out, PATH_MAX, "sqlite:%s/vlmd/collections.db", data_home)
+            : home && *home
+                ? snprintf(out, PATH_MAX, "sqlite:%s/.local/share/vlmd/collections.db", home)
+                : snprintf(out, PATH_MAX, "sqlite:vlmd-collections.db");
+    if (n < 0 || n >= PATH_MAX)
+        return error_set_param(err, STATUS_BAD_CONFIG, "store",
+                               "the default store's path is too long");
+    return STATUS_OK;
+}
+
+static enum status find_task(const char *text, size_t size, enum task *out, struct error *err)
+{
+    for (int i = 0; i < N_TASKS; i++)
+        if (strlen(task_name(i)) == size && strncmp(task_name(i), text, size) == 0) {
+            *out = (enum task)i;
+            return STATUS_OK;
+        }
+    return error_set_param(err, STATUS_BAD_CONFIG, "default_model",
+                           "default_model: expected TASK=NAME with a task such as caption or vqa, "
+                           "found '%s'",
+                           text);
+}
+
+static enum status fill_api_options(struct process *process, struct api_options *options,
+                                    struct error *err)
+{
+    const struct settings *settings = &process->settings;
+    if (settings->overload_status != 429 && settings->overload_status != 503)
+        return error_set_param(err, STATUS_BAD_CONFIG, "overload_status",
+                               "overload_status: expected 429 or 503, found %zu",
+                               settings->overload_status);
+    *options = (struct api_options){
+        .max_pixels = settings->max_pixels,
+        .max_items = settings->max_items,
+        .max_text_bytes = settings->max_text_bytes,
+        .max_reply_bytes = settings->max_reply_mb << 20,
+        .max_tokens = settings->max_tokens,
+        .request_timeout_s = (unsigned)settings->request_timeout_s,
+        .overload_status = (int)settings->overload_status,
+        .version = VLMD_VERSION,
+        .extra = process_endpoints,
+        .n_extra = ARRAY_LENGTH(process_endpoints),
+        .process = process,
+    };
+    for (size_t i = 0; i < settings->default_model.n; i++) {
+        const char *text = settings->default_model.items[i];
+        size_t size = strcspn(text, "=");
+        enum task task;
+        if (find_task(text, size, &task, err))
+            return err->status;
+        options->default_models[task] = text[size] ? text + size + 1 : "";
+    }
+    return STATUS_OK;
+}
+
+enum status process_open(struct process *process, struct settings *settings, unsigned parts,
+                         struct error *err)
+{
+    *process = (struct process){.settings = *settings, .started_ns = clock_ns()};
+    *settings = (struct settings){0};
+    metrics_init(&process->metrics);
+    const struct settings *s = &process->settings;
+    const struct runtime_options runtime_options = {
+        .threads = s->threads,
+        .max_batch = s->max_batch ? s->max_batch : 1,
+        .batch_wait_us = s->batch_wait_us,
+        .max_queue = s->max_queue,
+        .max_sequences = s->max_sequences,
+        .feature_cache_bytes = s->feature_cache_mb << 20,
+        .kv_cache_bytes = s->kv_cache_mb << 20,
+    };
+    struct api_options api_options;
+    if (admission_init(&process->admission, s, err) || fill_api_options(process, &api_options, err))
+        goto fail;
+    process->runtime = runtime_new(&runtime_options, err);
+    if (!process->runtime)
+        goto fail;
+    if (parts & PROCESS_STORE) {
+        char uri[PATH_MAX];
+        if (!s->store[0] && default_store(uri, err))
+            goto fail;
+        process->store = store_open(s->store[0] ? s->store : uri, err);
+        if (!process->store)
+            goto fail;
+    }
+    process->api = api_new(&api_options, process->runtime, process->store, err);
+    if (!process->api)
+        goto fail;
+    if ((parts & PROCESS_MODELS) && process_load_models(process, NULL, err))
+        goto fail;
+    return STATUS_OK;
+fail:
+    process_close(process);
+    return err->status;
+}
+
+void process_close(struct process *process)
+{
+    runtime_free(process->runtime);
+    api_free(process->api);
+    store_close(process->store);
+    admission_release(&process->admission);
+    settings_release(&process->settings);
+    *process = (struct process){0};
+}
+
+/* ---- models ------------------------------------------------------------------------------------
+ */
+
+static enum status load_one(struct process *process, const char *name, const char *directory,
+                            void (*loaded)(const struct model *model), struct error *err)
+{
+    struct model *model = model_open(name, directory, err);
+    if (!model)
+        return error_prefix(err, "model '%s' (%s)", name, directory);
+    if (runtime_add(process->runtime, model, err))
+        return error_prefix(err, "model '%s' (%s)", name, directory);
+    if (loaded)
+        loaded(model);
+    return STATUS_OK;
+}
+
+/* NAME=DIR, or DIR whose last part is the name. */
+static enum status load_named(struct process *process, const char *text,
+                              void (*loaded)(const struct model *model), struct error *err)
+{
+    char name[NAME_MAX + 1], path[PATH_MAX];
+    const char *equals = strchr(text, '=');
+    struct stat info;
+    /* A directory whose own name holds a '=' is still a directory. */
+    if (equals && equals > text && stat(text, &info) != 0) {
+        size_t size = (size_t)(equals - text);
+        if (size > NAME_MAX)
+            return error_set_param(err, STATUS_BAD_CONFIG, "model", "model: the name is too long");
+        memcpy(name, text, size);
+        name[size] = '\0';
+        return load_one(process, name, equals + 1, loaded, err);
+    }
+    if (!realpath(text, path))
+        return error_set_param(err, STATUS_BAD_CONFIG, "model", "model: cannot open '%s': %s", text,
+                               strerror(errno));
+    const char *slash = strrchr(path, '/');
+    snprintf(name, sizeof name, "%.*s", NAME_MAX, slash && slash[1] ? slash + 1 : "model");
+    return load_one(process, name, text, loaded, err);
+}
+
+static int keep_visible(const struct dirent *entry)
+{
+    return entry->d_name[0] != '.';
+}
+
+/* Every sub-directory that has a config.json, in the order of names. */
+static enum status load_directory(struct process *process, const char *directory,
+                                  void (*loaded)(const struct model *model), struct error *err)
+{
+    struct dirent **entries = NULL;
+    int n = scandir(directory, &entries, keep_visible, alphasort);
+    if (n < 0)
+        return error_set_param(err, STATUS_BAD_CONFIG, "models_dir", "cannot read %s: %s",
+                               directory, strerror(errno));
+    enum status status = STATUS_OK;
+    size_t found = 0;
+    for (int i = 0; i < n; i++) {
+        char path[PATH_MAX], config[PATH_MAX + 16];
+        if (!status &&
+            snprintf(path, sizeof path, "%s/%s", directory, entries[i]->d_name) < PATH_MAX) {
+            snprintf(config, sizeof config, "%s/config.json", path);
+            if (access(config, F_OK) == 0) {
+                found++;
+                status = load_one(process, entries[i]->d_name, path, loaded, err);
+            }
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    if (!status && !found)
+        return error_set_param(err, STATUS_BAD_CONFIG, "models_dir",
+                               "%s has no sub-directory with a config.json", directory);
+    return status;
+}
+
+/* The embedded models: where the setting says, else where they were installed, else beside the
+ * sources that this binary was built from. */
+static const char *embedded_directory(const struct process *process)
+{
+    if (process->settings.embedded_dir[0])
+        return process->settings.embedded_dir;
+    return access(VLMD_INSTALLED_MODELS, F_OK) == 0 ? VLMD_INSTALLED_MODELS : VLMD_SOURCE_MODELS;
+}
+
+enum status process_load_models(struct process *process, void (*loaded)(const struct model *model),
+                                struct error *err)
+{
+    const struct settings *settings = &process->settings;
+    for (size_t i = 0; i < settings->model.n; i++)
+        if (load_named(process, settings->model.items[i], loaded, err))
+            return err->status;
+    if (settings->models_dir[0] && load_directory(process, settings->models_dir, loaded, err))
+        return err->status;
+    if (!settings->model.n && !settings->models_dir[0] &&
+        load_directory(process, embedded_directory(process), loaded, err))
+        return err->status;
+    for (int i = 0; i < N_TASKS; i++) {
+        const char *name = api_options(process->api)->default_models[i];
+        if (name && !runtime_find(process->runtime, name, (enum task)i, err))
+            return error_prefix(err, "default_model");
+    }
+    atomic_store(&process->ready, true);
+    return STATUS_OK;
+}
