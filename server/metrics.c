@@ -127,7 +127,7 @@ static void put_lanes(struct buffer *out, const struct runtime *runtime)
     for (size_t i = 0; i < n; i++) {                                                               \
         model_label(label, sizeof label, lane_model(runtime_at(runtime, i))->name);                \
         buffer_printf(                                                                             \
-            out, name "{%s} %llu\n", label,                                                        \
+            out, metric "{%s} %llu\n", label,                                                      \
             (unsigned long long)atomic_load(&lane_stats(runtime_at(runtime, i))->field));          \
     }
     LANE_COUNTERS(PUT_COUNTER)

@@ -1,0 +1,33 @@
+/*
+ * arguments.h: the command line of a subcommand, split into settings, request fields and operands.
+ */
+#ifndef VLMD_SERVER_ARGUMENTS_H
+#define VLMD_SERVER_ARGUMENTS_H
+
+#include "config/settings.h"
+
+enum { OPERANDS_MAX = 4096, FIELDS_MAX = 64 };
+
+struct arguments {
+    struct settings settings; /* file, environment and flags applied */
+    char **operands;          /* borrowed from argv */
+    size_t n_operands;
+    /* --some-field VALUE of commands that send a request: its name with underscores, its value */
+    struct {
+        char name[64];
+        const char *value;
+    } fields[FIELDS_MAX];
+    size_t n_fields;
+    bool json;   /* print the whole reply */
+    bool help;   /* -h, --help */
+    bool sample; /* config --sample */
+    bool watch;  /* for commands that have it */
+};
+
+/* Reads argv[0..argc) (the words after the subcommand). with_fields: unknown --options are request
+ * fields rather than an error. The environment and the --config file are applied too. */
+enum status arguments_parse(struct arguments *arguments, int argc, char **argv, bool with_fields,
+                            struct error *err);
+void arguments_release(struct arguments *arguments);
+
+#endif

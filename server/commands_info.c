@@ -1,0 +1,178 @@
+/*
+ * commands_info.c: `vlmd models`, `vlmd inspect`, `vlmd config`, `vlmd healthcheck`: looking
+ * without computing.
+ */
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "server/client.h"
+#include "server/commands.h"
+
+/* ---- models
+ * --------------------------------------------------------------------------------------- */
+
+static void print_tasks(uint32_t tasks)
+{
+    const char *before = "";
+    for (int t = 0; t < N_TASKS; t++)
+        if (tasks & 1u << t) {
+            printf("%s%s", before, task_name(t));
+            before = ",";
+        }
+}
+
+int command_models(struct arguments *arguments)
+{
+    struct process process;
+    struct error err;
+    if (process_open(&process, &arguments->settings, PROCESS_MODELS, &err))
+        return command_fail(&err);
+    enum status status = STATUS_OK;
+    if (arguments->json) {
+        json_t *reply;
+        status = client_call(&process, "GET", "/v1/models", "", NULL, NULL, 0, &reply, &err);
+        if (!status)
+            print_json(reply);
+        json_decref(status ? NULL : reply);
+    } else {
+        printf("%-20s %-32s %10s  %s\n", "MODEL", "ARCHITECTURE", "PARAMETERS", "TASKS");
+        for (size_t i = 0; i < runtime_count(process.runtime); i++) {
+            const struct model *model = lane_model(runtime_at(process.runtime, i));
+            printf("%-20s %-32s %9.1fM  ", model->name, model->architecture->name,
+                   (double)model->n_parameters / 1e6);
+            print_tasks(model->architecture->tasks);
+            putchar('\n');
+        }
+    }
+    process_close(&process);
+    return status ? command_fail(&err) : EXIT_FINE;
+}
+
+/* ---- inspect
+ * -------------------------------------------------------------------------------------- */
+
+int command_inspect(struct arguments *arguments)
+{
+    const char *directory = arguments->operands[0];
+    struct error err;
+    struct checkpoint *checkpoint = checkpoint_open(directory, &err);
+    if (!checkpoint)
+        return command_fail(&err);
+    size_t n = tensor_set_count(checkpoint->tensors), counts[N_DTYPES] = {0}, elements = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct tensor_view *view;
+        tensor_set_at(checkpoint->tensors, i, &view);
+        counts[view->dtype]++;
+        elements += view->n_elements;
+    }
+    const char *architecture = checkpoint_architecture(checkpoint, &err);
+    printf("architecture  %s\n", architecture ? architecture : "(none named in config.json)");
+    printf("revision      %s\n", checkpoint->revision);
+    printf("tensors       %zu, %.1f MiB, %.1fM elements:", n,
+           (double)tensor_set_bytes(checkpoint->tensors) / (1 << 20), (double)elements / 1e6);
+    for (int d = 0; d < N_DTYPES; d++)
+        if (counts[d])
+            printf(" %zu %s", counts[d], dtype_name(d));
+    putchar('\n');
+    checkpoint_free(checkpoint);
+
+    struct model *model = model_open("inspected", directory, &err);
+    if (!model) {
+        printf("servable      no: %s\n", err.message);
+        return EXIT_FAULT;
+    }
+    printf("servable      yes\ntasks         ");
+    print_tasks(model->architecture->tasks);
+    printf("\nparameters    %.1fM\n", (double)model->n_parameters / 1e6);
+    if (model->traits.image_height)
+        printf("pictures      %zu × %zu\n", model->traits.image_width, model->traits.image_height);
+    if (model->traits.context_length)
+        printf("texts         up to %zu tokens\n", model->traits.context_length);
+    if (model->traits.embed_dim)
+        printf("embeddings    %zu dimensions\n", model->traits.embed_dim);
+    model_free(model);
+    return EXIT_FINE;
+}
+
+/* ---- config
+ * ---------------------------------------------------------------------------------------- */
+
+int command_config(struct arguments *arguments)
+{
+    struct buffer out;
+    buffer_init(&out, 16 << 20);
+    bool ok = arguments->sample ? settings_print_sample(&out)
+                                : settings_print(&arguments->settings, &out);
+    if (ok)
+        fputs(out.data, stdout);
+    buffer_release(&out);
+    return ok ? EXIT_FINE : EXIT_FAULT;
+}
+
+/* ---- healthcheck
+ * ------------------------------------------------------------------------------------ */
+
+static int connect_to(const char *listen)
+{
+    char host[256];
+    const char *colon = strrchr(listen, ':');
+    if (!colon || (size_t)(colon - listen) >= sizeof host)
+        return -1;
+    snprintf(host, sizeof host, "%.*s", (int)(colon - listen), listen);
+    char *name = host;
+    size_t size = strlen(host);
+    if (size >= 2 && host[0] == '[') {
+        host[size - 1] = '\0';
+        name++;
+    }
+    /* A server that listens everywhere is asked on the loopback. */
+    if (!*name || !strcmp(name, "0.0.0.0") || !strcmp(name, "::"))
+        name = NULL;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
+    if (getaddrinfo(name, colon + 1, &hints, &list))
+        return -1;
+    int fd = -1;
+    for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
+        fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        struct timeval timeout = {.tv_sec = 5};
+        if (fd >= 0) {
+            setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+            setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+        }
+        if (fd >= 0 && connect(fd, a->ai_addr, a->ai_addrlen)) {
+            close(fd);
+            fd = -1;
+        }
+    }
+    freeaddrinfo(list);
+    return fd;
+}
+
+int command_healthcheck(struct arguments *arguments)
+{
+    static const char request[] = "GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    const char *listen = arguments->settings.listen;
+    char reply[4096];
+    size_t used = 0;
+    int fd = connect_to(listen);
+    if (fd < 0 || send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != sizeof request - 1) {
+        fprintf(stderr, "vlmd: nothing answers at %s\n", listen);
+        if (fd >= 0)
+            close(fd);
+        return EXIT_FAULT;
+    }
+    ssize_t n;
+    while (used < sizeof reply - 1 && (n = recv(fd, reply + used, sizeof reply - 1 - used, 0)) > 0)
+        used += (size_t)n;
+    close(fd);
+    reply[used] = '\0';
+    const char *body = strstr(reply, "\r\n\r\n");
+    bool ready = !strncmp(reply, "HTTP/1.", 7) && used > 12 && !strncmp(reply + 9, "200", 3);
+    printf("%s\n", ready ? "ready" : body ? body + 4 : "no answer");
+    return ready ? EXIT_FINE : EXIT_FAULT;
+}

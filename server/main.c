@@ -1,0 +1,151 @@
+/*
+ * main.c: `vlmd COMMAND …`: the table of subcommands and their help.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/size.h"
+#include "server/commands.h"
+
+struct command {
+    const char *name;
+    int (*run)(struct arguments *arguments);
+    bool with_fields; /* unknown options are fields of the request it makes */
+    size_t operands_min, operands_max;
+    const char *operands;
+    const char *summary;
+    const char *help; /* paragraphs and examples */
+};
+
+/* clang-format off */
+static const struct command commands[] = {
+    {"serve", command_serve, false, 0, 0, "", "answer HTTP requests",
+     "Serves the checkpoints that --model NAME=DIR (repeatable) or --models-dir DIR name, and the\n"
+     "embedded models when neither is given. Prints one line when ready. SIGTERM drains.\n\n"
+     "  vlmd serve\n"
+     "  vlmd serve --listen 0.0.0.0:8080 --model clip=/models/clip-vit-base-patch32\n"
+     "  vlmd serve --config /etc/vlmd.conf --set max_batch=16\n"
+     "  curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' localhost:8080/v1/caption\n"},
+    {"caption", command_caption, true, 1, OPERANDS_MAX, "IMAGE...", "describe pictures in words",
+     "Request fields are options: --prompt, --num-beams, --max-tokens, --temperature, --seed …\n\n"
+     "  vlmd caption cat.jpg\n"
+     "  vlmd caption --num-beams 3 --prompt 'a photo of' cat.jpg dog.png\n"},
+    {"ask", command_ask, true, 2, 2, "IMAGE QUESTION", "answer a question about a picture",
+     "  vlmd ask cat.jpg 'what colour is the cat?'\n"},
+    {"match", command_match, true, 2, OPERANDS_MAX, "IMAGE TEXT...", "how well texts fit a picture",
+     "Prints a probability per text.\n\n"
+     "  vlmd match cat.jpg 'a cat on a sofa' 'a dog in a field'\n"},
+    {"classify", command_classify, true, 2, OPERANDS_MAX, "IMAGE LABEL...", "choose among labels, best first",
+     "Zero-shot: any words are labels. --template 'a photo of a {}' is put around each.\n\n"
+     "  vlmd classify cat.jpg cat dog pizza\n"},
+    {"embed", command_embed, true, 1, OPERANDS_MAX, "(IMAGE|TEXT)...", "vectors of pictures and texts",
+     "An operand that names a file is a picture, any other is a text. One JSON list a line.\n\n"
+     "  vlmd embed cat.jpg 'a cat' > vectors.jsonl\n"},
+    {"index", command_index, true, 2, 2, "COLLECTION DIR", "put a folder's pictures into a collection",
+     "Walks DIR; ids are paths relative to it. The collection is made when it does not exist.\n\n"
+     "  vlmd index holidays ~/Pictures\n"
+     "  vlmd search holidays 'a dog on the beach'\n"},
+    {"search", command_search, true, 2, 2, "COLLECTION (TEXT|IMAGE)", "find pictures in a collection",
+     "  vlmd search holidays 'a dog on the beach' --top-k 5\n"
+     "  vlmd search holidays query.jpg --rerank true\n"},
+    {"models", command_models, false, 0, 0, "", "list the models that would be served",
+     "  vlmd models\n"
+     "  vlmd models --models-dir /models --json\n"},
+    {"inspect", command_inspect, false, 1, 1, "DIR", "what a checkpoint holds, and whether it can be served",
+     "  vlmd inspect /models/blip-vqa-base\n"},
+    {"config", command_config, false, 0, 0, "", "print each setting and where it came from",
+     "  vlmd config\n"
+     "  vlmd config --sample > vlmd.conf\n"},
+    {"healthcheck", command_healthcheck, false, 0, 0, "", "ask a running server whether it is ready",
+     "Exit status 0 when /readyz at --listen answers 200: for containers.\n\n"
+     "  vlmd healthcheck --listen 127.0.0.1:8080\n"},
+};
+/* clang-format on */
+
+static const char common_options[] =
+    "Options of every command:\n"
+    "  --model NAME=DIR      serve or use this checkpoint (repeatable)\n"
+    "  --models-dir DIR      … every checkpoint in this directory\n"
+    "  --config FILE         read settings from a file (`vlmd config --sample` documents it)\n"
+    "  --set KEY=VALUE       set one setting\n"
+    "  --listen ADDR:PORT    --store URI\n"
+    "  --model-name NAME     which model answers (commands that compute)\n"
+    "  --json                print the whole reply as JSON\n"
+    "  -h, --help\n";
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "vlmd %s: answers about pictures, over HTTP or right here\n\nCommands:\n",
+            VLMD_VERSION);
+    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++)
+        fprintf(out, "  vlmd %-11s %-24s %s\n", commands[i].name, commands[i].operands,
+                commands[i].summary);
+    fprintf(out,
+            "\n%s\nExamples:\n  vlmd serve\n  vlmd caption cat.jpg\n"
+            "  vlmd ask cat.jpg 'what is on the table?'\n\n"
+            "`vlmd COMMAND --help` shows more.\n",
+            common_options);
+}
+
+static void print_command_help(const struct command *command)
+{
+    printf("vlmd %s%s%s: %s\n\n%s\n%s", command->name, command->operands[0] ? " " : "",
+           command->operands, command->summary, command->help, common_options);
+}
+
+int command_fail(const struct error *err)
+{
+    fprintf(stderr, "vlmd: %s\n", err->message);
+    return EXIT_FAULT;
+}
+
+int command_usage(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("vlmd: ", stderr);
+    vfprintf(stderr, format, args);
+    fputs("; see `vlmd --help`\n", stderr);
+    va_end(args);
+    return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_help(stderr);
+        return EXIT_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        print_help(stdout);
+        return EXIT_FINE;
+    }
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "version")) {
+        printf("vlmd %s\n", VLMD_VERSION);
+        return EXIT_FINE;
+    }
+    const struct command *command = NULL;
+    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++)
+        if (!strcmp(commands[i].name, argv[1]))
+            command = &commands[i];
+    if (!command)
+        return command_usage("there is no command '%s'", argv[1]);
+
+    struct arguments arguments;
+    struct error err;
+    if (arguments_parse(&arguments, argc - 2, argv + 2, command->with_fields, &err))
+        return command_usage("%s", err.message);
+    int rc;
+    if (arguments.help) {
+        print_command_help(command);
+        rc = EXIT_FINE;
+    } else if (arguments.n_operands < command->operands_min ||
+               arguments.n_operands > command->operands_max) {
+        rc = command_usage("usage: vlmd %s %s", command->name, command->operands);
+    } else {
+        rc = command->run(&arguments);
+    }
+    arguments_release(&arguments);
+    return rc;
+}

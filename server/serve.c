@@ -1,0 +1,90 @@
+/*
+ * serve.c: `vlmd serve`: opens the process, puts the sockets in front, waits for a signal, drains.
+ *
+ * Signals are blocked in every thread and taken here by sigtimedwait(): SIGTERM and SIGINT drain
+ * and exit 0.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "server/commands.h"
+#include "server/http.h"
+#include "server/log.h"
+
+/* Stops between two models when a signal came while they load. */
+static void model_loaded(const struct model *model)
+{
+    log_write(LOG_DEBUG, "loaded %s (%s, %.1fM parameters)", model->name, model->architecture->name,
+              (double)model->n_parameters / 1e6);
+}
+
+/* Every connection is a descriptor: take as many as we may have. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit); /* if not, max_connections is less */
+    }
+}
+
+static int wait_for_signal(const sigset_t *signals)
+{
+    int signal;
+    do
+        signal = sigwaitinfo(signals, NULL);
+    while (signal < 0 && errno == EINTR);
+    return signal;
+}
+
+int command_serve(struct arguments *arguments)
+{
+    struct error err;
+    struct process process;
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
+
+    if (log_open(arguments->settings.log_level, arguments->settings.log_format, &err) ||
+        process_open(&process, &arguments->settings, PROCESS_STORE, &err))
+        return command_fail(&err);
+    /* The socket opens before the models do: /healthz answers at once, /readyz when they are there.
+     */
+    struct http_server *server = http_start(&process, &err);
+    if (!server) {
+        process_close(&process);
+        return command_fail(&err);
+    }
+    int rc = EXIT_FINE;
+    if (process_load_models(&process, model_loaded, &err)) {
+        rc = command_fail(&err);
+    } else {
+        fprintf(stdout, "vlmd %s ready on http://%s with %zu model%s in %.2f s\n", VLMD_VERSION,
+                http_address(server), runtime_count(process.runtime),
+                runtime_count(process.runtime) == 1 ? "" : "s",
+                (double)(clock_ns() - process.started_ns) / 1e9);
+        fflush(stdout);
+        int signal = wait_for_signal(&signals);
+        log_write(LOG_INFO, "%s: finishing what is under way", strsignal(signal));
+    }
+    atomic_store(&process.draining, true);
+    if (!http_wait_idle(server, rc ? 0 : (unsigned)process.settings.drain_s) && !rc)
+        log_write(LOG_ERROR, "requests still under way after %zu s are cancelled",
+                  process.settings.drain_s);
+    runtime_drain(process.runtime);
+    if (!http_stop(server)) {
+        log_write(LOG_ERROR, "a request does not come to its end; leaving without it");
+        _exit(EXIT_FAULT);
+    }
+    process_close(&process);
+    return rc;
+}
