@@ -85,7 +85,8 @@ enum status store_remove(struct store *store, const char *collection, const char
 enum status store_scan(struct store *store, const char *collection, const char *after, size_t limit,
                        bool with_vector, struct stored_item **out, size_t *n, struct error *err);
 
-/* The top_k best by the metric, best first (ties by id). filter is a JSON text ({"and": […]},
+/* The top_k best by the metric, best first (ties: the earlier added). filter is a JSON text
+ * ({"and": […]},
  * {"key": value}, ranges {"gte","gt","lte","lt"}, "in", "exists", "prefix") or NULL; it is applied
  * so that top_k is full when enough items match. STATUS_OUT_OF_RANGE / STATUS_BAD_REQUEST name the
  * faulty part of a filter. */

@@ -1,0 +1,237 @@
+/*
+ * store.c: checks what comes in, normalises vectors, and hands over to the driver that the URI
+ * names.
+ */
+#include "core/index/store.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/size.h"
+#include "core/base/utf8.h"
+#include "core/index/store_internal.h"
+
+static const struct store_driver *const drivers[] = {&store_driver_sqlite, &store_driver_memory};
+
+struct store {
+    const struct store_driver *driver;
+    void *state;
+};
+
+struct store *store_open(const char *uri, struct error *err)
+{
+    size_t size = strcspn(uri, ":");
+    for (size_t i = 0; i < ARRAY_LENGTH(drivers); i++) {
+        if (uri[size] != ':' || strlen(drivers[i]->scheme) != size ||
+            strncmp(drivers[i]->scheme, uri, size) != 0)
+            continue;
+        struct store *store = malloc(sizeof *store);
+        if (!store) {
+            error_no_memory(err, "the store");
+            return NULL;
+        }
+        store->driver = drivers[i];
+        store->state = drivers[i]->open(uri + size + 1, err);
+        if (!store->state) {
+            free(store);
+            return NULL;
+        }
+        return store;
+    }
+    error_set_param(err, STATUS_BAD_CONFIG, "store",
+                    "store: expected sqlite:PATH or memory:, found '%s'", uri);
+    return NULL;
+}
+
+void store_close(struct store *store)
+{
+    if (!store)
+        return;
+    store->driver->close(store->state);
+    free(store);
+}
+
+void collection_release(struct collection *collection)
+{
+    free(collection->name);
+    free(collection->space);
+    free(collection->model);
+    *collection = (struct collection){0};
+}
+
+void stored_items_free(struct stored_item *items, size_t n)
+{
+    for (size_t i = 0; items && i < n; i++) {
+        free(items[i].id);
+        free(items[i].metadata);
+        free(items[i].vector);
+    }
+    free(items);
+}
+
+static enum status check_name(const char *text, size_t max, const char *what, struct error *err)
+{
+    size_t size = strlen(text);
+    if (size == 0 || size > max || !utf8_valid(text, size))
+        return error_set_param(err, STATUS_OUT_OF_RANGE, what,
+                               "%s: expected 1 to %zu bytes of UTF-8", what, max);
+    return STATUS_OK;
+}
+
+enum status store_create(struct store *store, const struct collection *settings, bool *created,
+                         struct error *err)
+{
+    if (check_name(settings->name, STORE_NAME_MAX, "collection", err))
+        return err->status;
+    if (settings->dim == 0 || settings->dim > STORE_DIM_MAX)
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "dimensions",
+                               "dimensions: expected 1 to %d, found %zu", STORE_DIM_MAX,
+                               settings->dim);
+    return store->driver->create(store->state, settings, created, err);
+}
+
+enum status store_get(struct store *store, const char *name, struct collection *out,
+                      struct error *err)
+{
+    return store->driver->get(store->state, name, out, err);
+}
+
+enum status store_drop(struct store *store, const char *name, struct error *err)
+{
+    return store->driver->drop(store->state, name, err);
+}
+
+enum status store_list(struct store *store, struct collection **out, size_t *n, struct error *err)
+{
+    return store->driver->list(store->state, out, n, err);
+}
+
+/* Copies vector [dim] to out, normalised where the metric wants it. */
+static enum status prepare_vector(const struct collection *collection, const float *vector,
+                                  const char *whose, float *out, struct error *err)
+{
+    double squares = 0;
+    for (size_t i = 0; i < collection->dim; i++)
+        squares += (double)vector[i] * (double)vector[i];
+    if (!isfinite(squares) || (collection->metric == METRIC_COSINE && squares == 0))
+        return error_set_param(err, STATUS_UNPROCESSABLE, "vector", "the vector of %s is %s", whose,
+                               squares == 0 ? "zero and has no direction" : "not finite");
+    double scale = collection->metric == METRIC_COSINE ? 1 / sqrt(squares) : 1;
+    for (size_t i = 0; i < collection->dim; i++)
+        out[i] = (float)((double)vector[i] * scale);
+    return STATUS_OK;
+}
+
+static enum status check_metadata(const struct item *item, struct error *err)
+{
+    size_t size = strlen(item->metadata);
+    if (size > STORE_METADATA_MAX)
+        return error_set_param(err, STATUS_TOO_LONG, "metadata",
+                               "metadata of '%s': %zu bytes; at most %d are kept", item->id, size,
+                               STORE_METADATA_MAX);
+    json_t *object = json_loadb(item->metadata, size, JSON_REJECT_DUPLICATES, NULL);
+    bool fits = json_is_object(object);
+    json_decref(object);
+    if (!fits)
+        return error_set_param(err, STATUS_WRONG_TYPE, "metadata",
+                               "metadata of '%s': expected a JSON object", item->id);
+    return STATUS_OK;
+}
+
+enum status store_put(struct store *store, const char *collection, const struct item *items,
+                      size_t n, size_t *added, size_t *updated, struct error *err)
+{
+    struct collection info;
+    if (store_get(store, collection, &info, err))
+        return err->status;
+    enum status status = STATUS_OK;
+    struct item *ready = alloc_array(n, sizeof *ready);
+    size_t floats;
+    float *vectors = size_mul(n, info.dim, &floats) ? alloc_array(floats, sizeof *vectors) : NULL;
+    if (!ready || !vectors)
+        status = error_no_memory(err, "items");
+    for (size_t i = 0; i < n && !status; i++) {
+        ready[i] = items[i];
+        if (!ready[i].metadata)
+            ready[i].metadata = "{}";
+        ready[i].vector = vectors + i * info.dim;
+        status = check_name(items[i].id, STORE_ID_MAX, "id", err);
+        if (!status)
+            status = check_metadata(&ready[i], err);
+        if (!status && items[i].blob_bytes > STORE_BLOB_MAX)
+            status = error_set_param(err, STATUS_TOO_LONG, "image",
+                                     "the picture of '%s' is longer than %d bytes", items[i].id,
+                                     STORE_BLOB_MAX);
+        if (!status)
+            status =
+                prepare_vector(&info, items[i].vector, items[i].id, vectors + i * info.dim, err);
+    }
+    if (!status)
+        status = store->driver->put(store->state, collection, ready, n, added, updated, err);
+    free(vectors);
+    free(ready);
+    collection_release(&info);
+    return status;
+}
+
+enum status store_item(struct store *store, const char *collection, const char *id,
+                       bool with_vector, struct stored_item **out, struct error *err)
+{
+    return store->driver->item(store->state, collection, id, with_vector, out, err);
+}
+
+enum status store_blob(struct store *store, const char *collection, const char *id, void **out,
+                       size_t *size, struct error *err)
+{
+    return store->driver->blob(store->state, collection, id, out, size, err);
+}
+
+enum status store_remove(struct store *store, const char *collection, const char *id,
+                         struct error *err)
+{
+    return store->driver->remove(store->state, collection, id, err);
+}
+
+enum status store_scan(struct store *store, const char *collection, const char *after, size_t limit,
+                       bool with_vector, struct stored_item **out, size_t *n, struct error *err)
+{
+    return store->driver->scan(store->state, collection, after, limit, with_vector, out, n, err);
+}
+
+enum status store_search(struct store *store, const char *collection, const struct search *search,
+                         struct stored_item **out, size_t *n, struct error *err)
+{
+    struct collection info;
+    if (store_get(store, collection, &info, err))
+        return err->status;
+    enum status status = STATUS_OK;
+    json_t *filter = NULL;
+    float *vector = NULL;
+    if (search->top_k == 0 || search->top_k > STORE_TOP_K_MAX)
+        status = error_set_param(err, STATUS_OUT_OF_RANGE, "top_k", "top_k: expected 1 to %d",
+                                 STORE_TOP_K_MAX);
+    else if (search->dim != info.dim)
+        status = error_set_param(err, STATUS_WRONG_SPACE, "vector",
+                                 "the query has %zu dimensions, collection '%s' has %zu (%s)",
+                                 search->dim, collection, info.dim, info.space);
+    else if (!(vector = alloc_array(info.dim, sizeof *vector)))
+        status = error_no_memory(err, "a query");
+    else
+        status = prepare_vector(&info, search->vector, "the query", vector, err);
+    if (!status && search->filter) {
+        filter = json_loads(search->filter, JSON_REJECT_DUPLICATES, NULL);
+        status = filter ? filter_check(filter, err)
+                        : error_set_param(err, STATUS_BAD_REQUEST, "filter",
+                                          "filter: it is not valid JSON");
+    }
+    if (!status) {
+        struct search ready = *search;
+        ready.vector = vector;
+        status = store->driver->search(store->state, collection, &ready, filter, out, n, err);
+    }
+    json_decref(filter);
+    free(vector);
+    collection_release(&info);
+    return status;
+}

@@ -1,0 +1,44 @@
+/*
+ * store_internal.h: what a kind of store fills in. store.c checks arguments, so that drivers see
+ * only well-formed names, ids, metadata and vectors, and dispatches here.
+ */
+#ifndef VLMD_CORE_INDEX_STORE_INTERNAL_H
+#define VLMD_CORE_INDEX_STORE_INTERNAL_H
+
+#include <jansson.h>
+
+#include "core/index/store.h"
+
+struct store_driver {
+    const char *scheme; /* before the ':' of the URI */
+    /* rest: what follows the ':'. NULL on failure. */
+    void *(*open)(const char *rest, struct error *err);
+    void (*close)(void *state);
+    /* As the functions of store.h. Vectors given to put and search are normalised already in cosine
+     * collections; filter is parsed (borrowed; NULL = none). */
+    enum status (*create)(void *state, const struct collection *settings, bool *created,
+                          struct error *err);
+    enum status (*get)(void *state, const char *name, struct collection *out, struct error *err);
+    enum status (*drop)(void *state, const char *name, struct error *err);
+    enum status (*list)(void *state, struct collection **out, size_t *n, struct error *err);
+    enum status (*put)(void *state, const char *collection, const struct item *items, size_t n,
+                       size_t *added, size_t *updated, struct error *err);
+    enum status (*item)(void *state, const char *collection, const char *id, bool with_vector,
+                        struct stored_item **out, struct error *err);
+    enum status (*blob)(void *state, const char *collection, const char *id, void **out,
+                        size_t *size, struct error *err);
+    enum status (*remove)(void *state, const char *collection, const char *id, struct error *err);
+    enum status (*scan)(void *state, const char *collection, const char *after, size_t limit,
+                        bool with_vector, struct stored_item **out, size_t *n, struct error *err);
+    enum status (*search)(void *state, const char *collection, const struct search *search,
+                          const json_t *filter, struct stored_item **out, size_t *n,
+                          struct error *err);
+};
+
+extern const struct store_driver store_driver_sqlite, store_driver_memory;
+
+/* filter.c: a filter is checked once, then applied to metadata objects. */
+enum status filter_check(const json_t *filter, struct error *err);
+bool filter_matches(const json_t *filter, const json_t *metadata);
+
+#endif

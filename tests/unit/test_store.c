@@ -1,0 +1,341 @@
+/*
+ * test_store.c: collections keep what they acknowledged, refuse what does not fit, and find what is
+ * near.
+ */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/base/size.h"
+#include "core/index/matrix.h"
+#include "core/index/store.h"
+
+static struct error err;
+static char path[64], uri[80];
+
+static void setup(void)
+{
+    snprintf(path, sizeof path, "/tmp/vlmd-store-XXXXXX");
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    snprintf(uri, sizeof uri, "sqlite:%s", path);
+}
+
+static void teardown(void)
+{
+    char name[80];
+    unlink(path);
+    snprintf(name, sizeof name, "%s-wal", path);
+    unlink(name);
+    snprintf(name, sizeof name, "%s-shm", path);
+    unlink(name);
+}
+
+static struct store *open_with(const char *name, size_t dim)
+{
+    struct store *store = store_open(uri, &err);
+    ck_assert_msg(store != NULL, "%s", err.message);
+    struct collection settings = {
+        .name = (char *)name, .space = "external", .model = "", .dim = dim};
+    bool created = false;
+    ck_assert_int_eq(store_create(store, &settings, &created, &err), STATUS_OK);
+    return store;
+}
+
+static enum status put(struct store *store, const char *id, const float *vector,
+                       const char *metadata)
+{
+    size_t added, updated;
+    struct item item = {.id = id, .vector = vector, .metadata = metadata};
+    return store_put(store, "c", &item, 1, &added, &updated, &err);
+}
+
+START_TEST(items_survive_a_reopening)
+{
+    struct store *store = open_with("c", 2);
+    const float a[] = {3, 4}, b[] = {-1, 0};
+    size_t added = 9, updated = 9;
+    struct item items[] = {{.id = "a/'\"; DROP TABLE items",
+                            .vector = a,
+                            .metadata = "{\"k\": 1}",
+                            .blob = "picture",
+                            .blob_bytes = 7},
+                           {.id = "b", .vector = b}};
+    ck_assert_int_eq(store_put(store, "c", items, 2, &added, &updated, &err), STATUS_OK);
+    ck_assert_uint_eq(added, 2);
+    items[0].metadata = "{\"k\": 2}";
+    ck_assert_int_eq(store_put(store, "c", items, 1, &added, &updated, &err), STATUS_OK);
+    ck_assert_uint_eq(updated, 1);
+    store_close(store);
+
+    store = store_open(uri, &err);
+    ck_assert_ptr_nonnull(store);
+    struct stored_item *item;
+    ck_assert_int_eq(store_item(store, "c", items[0].id, true, &item, &err), STATUS_OK);
+    ck_assert_str_eq(item->metadata, "{\"k\": 2}");
+    ck_assert_float_eq_tol(item->vector[0], 0.6f, 1e-6);
+    stored_items_free(item, 1);
+    void *blob;
+    size_t size;
+    ck_assert_int_eq(store_blob(store, "c", items[0].id, &blob, &size, &err), STATUS_OK);
+    ck_assert_mem_eq(blob, "picture", 7);
+    free(blob);
+    ck_assert_int_eq(store_blob(store, "c", "b", &blob, &size, &err), STATUS_NOT_FOUND);
+    ck_assert_int_eq(store_remove(store, "c", "b", &err), STATUS_OK);
+    ck_assert_int_eq(store_remove(store, "c", "b", &err), STATUS_NOT_FOUND);
+    struct collection info;
+    ck_assert_int_eq(store_get(store, "c", &info, &err), STATUS_OK);
+    ck_assert_uint_eq(info.count, 1);
+    collection_release(&info);
+    ck_assert_int_eq(store_drop(store, "c", &err), STATUS_OK);
+    ck_assert_int_eq(store_get(store, "c", &info, &err), STATUS_NOT_FOUND);
+    store_close(store);
+}
+END_TEST
+
+START_TEST(search_is_exact_and_filters_fill_top_k)
+{
+    enum { N = 500, DIM = 7, K = 5 };
+    struct store *store = open_with("c", DIM);
+    static float vectors[N][DIM];
+    char ids[N][16], metadata[N][64];
+    struct item items[N];
+    srand(1);
+    for (int i = 0; i < N; i++) {
+        for (int d = 0; d < DIM; d++)
+            vectors[i][d] = (float)rand() / (float)RAND_MAX - 0.5f;
+        snprintf(ids[i], sizeof ids[i], "i%03d", i);
+        snprintf(metadata[i], sizeof metadata[i], "{\"n\": %d, \"deep\": {\"even\": %s}}", i,
+                 i % 2 ? "false" : "true");
+        items[i] = (struct item){.id = ids[i], .vector = vectors[i], .metadata = metadata[i]};
+    }
+    size_t added, updated;
+    ck_assert_int_eq(store_put(store, "c", items, N, &added, &updated, &err), STATUS_OK);
+    ck_assert_int_eq(store_remove(store, "c", "i007", &err), STATUS_OK);
+
+    const float query[DIM] = {1, -2, 3, 0.5f, -1, 2, 0.1f};
+    static const struct {
+        const char *filter;
+        int step, max;
+    } rows[] = {
+        {NULL, 1, N},
+        {"{\"deep.even\": true}", 2, N},
+        {"{\"and\": [{\"n\": {\"lt\": 40}}, {\"deep.even\": true}]}", 2, 40},
+        {"{\"n\": {\"gte\": 0, \"lt\": 3}}", 1, 3},
+        {"{\"nothing\": {\"exists\": true}}", 1, 0},
+    };
+    for (size_t r = 0; r < ARRAY_LENGTH(rows); r++) {
+        /* the plain way: best of those that the filter takes */
+        float best[K];
+        int n_best = 0;
+        for (int i = 0; i < rows[r].max; i += rows[r].step) {
+            double product = 0, length = 0, query_length = 0;
+            for (int d = 0; d < DIM; d++) {
+                product += (double)query[d] * vectors[i][d];
+                length += (double)vectors[i][d] * vectors[i][d];
+                query_length += (double)query[d] * query[d];
+            }
+            float score = (float)(product / sqrt(length * query_length));
+            if (i == 7)
+                continue;
+            int place = n_best < K ? n_best++ : K - 1;
+            if (place == K - 1 && n_best == K && i >= K && score <= best[K - 1] && place != n_best)
+                continue;
+            best[place] = score;
+            for (; place > 0 && best[place] > best[place - 1]; place--) {
+                float swap = best[place];
+                best[place] = best[place - 1];
+                best[place - 1] = swap;
+            }
+        }
+        struct search search = {.vector = query,
+                                .dim = DIM,
+                                .top_k = K,
+                                .min_score = -INFINITY,
+                                .filter = rows[r].filter};
+        struct stored_item *found;
+        size_t n;
+        ck_assert_int_eq(store_search(store, "c", &search, &found, &n, &err), STATUS_OK);
+        ck_assert_msg((int)n == n_best, "row %zu: %zu results, wanted %d", r, n, n_best);
+        for (size_t i = 0; i < n; i++)
+            ck_assert_float_eq_tol(found[i].score, best[i], 1e-5);
+        stored_items_free(found, n);
+    }
+    store_close(store);
+}
+END_TEST
+
+START_TEST(what_does_not_fit_is_refused_by_name)
+{
+    struct store *store = open_with("c", 3);
+    const float good[] = {1, 2, 3}, zero[] = {0, 0, 0}, bad[] = {1, NAN, 0};
+    struct collection other = {.name = "c", .space = "clip@1", .model = "clip", .dim = 3};
+    bool created;
+    ck_assert_int_eq(store_create(store, &other, &created, &err), STATUS_CONFLICT);
+    ck_assert_int_eq(put(store, "", good, NULL), STATUS_OUT_OF_RANGE);
+    ck_assert_int_eq(put(store, "\xFF", good, NULL), STATUS_OUT_OF_RANGE);
+    ck_assert_int_eq(put(store, "a", zero, NULL), STATUS_UNPROCESSABLE);
+    ck_assert_int_eq(put(store, "a", bad, NULL), STATUS_UNPROCESSABLE);
+    ck_assert_int_eq(put(store, "a", good, "[1]"), STATUS_WRONG_TYPE);
+    ck_assert_int_eq(put(store, "a", good, "{"), STATUS_WRONG_TYPE);
+    ck_assert_int_eq(put(store, "a", good, "{\"a\": 1}"), STATUS_OK);
+    static const struct {
+        const char *filter;
+        enum status want;
+    } rows[] = {
+        {"{", STATUS_BAD_REQUEST},
+        {"[]", STATUS_WRONG_TYPE},
+        {"{\"a\": [1]}", STATUS_BAD_REQUEST},
+        {"{\"a\": {\"near\": 1}}", STATUS_BAD_REQUEST},
+        {"{\"a\": {}}", STATUS_BAD_REQUEST},
+        {"{\"a\": {\"in\": 1}}", STATUS_BAD_REQUEST},
+        {"{\"and\": {}}", STATUS_WRONG_TYPE},
+        {"{\"not\": 1}", STATUS_WRONG_TYPE},
+        {"{\"or\": [{\"a\": 2}, {\"a\": {\"in\": [1, \"x\"]}}]}", STATUS_OK},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        struct search search = {
+            .vector = good, .dim = 3, .top_k = 1, .min_score = -1, .filter = rows[i].filter};
+        struct stored_item *found = NULL;
+        size_t n = 0;
+        ck_assert_msg(store_search(store, "c", &search, &found, &n, &err) == rows[i].want,
+                      "row %zu", i);
+        if (!rows[i].want) {
+            ck_assert_uint_eq(n, 1);
+            stored_items_free(found, n);
+        }
+    }
+    struct search search = {.vector = good, .dim = 2, .top_k = 1};
+    struct stored_item *found;
+    size_t n;
+    ck_assert_int_eq(store_search(store, "c", &search, &found, &n, &err), STATUS_WRONG_SPACE);
+    store_close(store);
+    ck_assert_ptr_null(store_open("redis:x", &err));
+}
+END_TEST
+
+START_TEST(foreign_and_damaged_files_are_refused_unchanged)
+{
+    FILE *file = fopen(path, "w");
+    fputs("this is certainly not a database, and it is longer than a page header of one hundred "
+          "bytes.....",
+          file);
+    fclose(file);
+    ck_assert_ptr_null(store_open(uri, &err));
+    ck_assert_ptr_nonnull(strstr(err.message, "no database"));
+}
+END_TEST
+
+START_TEST(a_second_process_is_told)
+{
+    struct store *store = open_with("c", 2);
+    pid_t child = fork();
+    if (child == 0) {
+        struct error child_err = {0};
+        struct store *second = store_open(uri, &child_err);
+        _exit(!second && strstr(child_err.message, "another process") ? 0 : 1);
+    }
+    int how;
+    waitpid(child, &how, 0);
+    ck_assert_int_eq(WEXITSTATUS(how), 0);
+    store_close(store);
+}
+END_TEST
+
+START_TEST(acknowledged_items_survive_kill)
+{
+    for (int round = 0; round < 5; round++) {
+        int pipes[2];
+        ck_assert_int_eq(pipe(pipes), 0);
+        pid_t child = fork();
+        if (child == 0) {
+            struct store *store = open_with("c", 2);
+            for (int i = 0;; i++) {
+                char id[16];
+                const float vector[] = {1, (float)i};
+                snprintf(id, sizeof id, "%d-%d", round, i);
+                if (put(store, id, vector, NULL) || write(pipes[1], &i, sizeof i) < 0)
+                    _exit(1);
+            }
+        }
+        close(pipes[1]);
+        int last = -1, i;
+        for (int n = 0; n < 20 + 7 * round && read(pipes[0], &i, sizeof i) == (ssize_t)sizeof i;
+             n++)
+            last = i;
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+        while (read(pipes[0], &i, sizeof i) == (ssize_t)sizeof i)
+            last = i;
+        close(pipes[0]);
+        struct store *store = open_with("c", 2);
+        for (i = 0; i <= last; i++) {
+            char id[16];
+            struct stored_item *item;
+            snprintf(id, sizeof id, "%d-%d", round, i);
+            ck_assert_msg(store_item(store, "c", id, true, &item, &err) == STATUS_OK, "%s", id);
+            stored_items_free(item, 1);
+        }
+        store_close(store);
+    }
+}
+END_TEST
+
+START_TEST(matrix_stays_right_under_random_changes)
+{
+    enum { KEYS = 300 };
+    struct matrix matrix;
+    float model[KEYS] = {0};
+    bool there[KEYS] = {false};
+    matrix_init(&matrix, 1);
+    srand(2);
+    for (int step = 0; step < 20000; step++) {
+        int key = rand() % KEYS;
+        if (rand() % 3) {
+            model[key] = (float)rand();
+            there[key] = true;
+            ck_assert(matrix_reserve(&matrix, 1));
+            matrix_set(&matrix, key, &model[key]);
+        } else {
+            matrix_remove(&matrix, key);
+            there[key] = false;
+        }
+    }
+    size_t n = 0;
+    for (int key = 0; key < KEYS; key++) {
+        const float *row = matrix_row(&matrix, key);
+        ck_assert_int_eq(row != NULL, there[key]);
+        if (row)
+            ck_assert_float_eq(*row, model[key]);
+        n += there[key];
+    }
+    ck_assert_uint_eq(matrix.n, n);
+    matrix_release(&matrix);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("store");
+    TCase *tcase = tcase_create("store");
+    tcase_set_timeout(tcase, 60);
+    tcase_add_checked_fixture(tcase, setup, teardown);
+    tcase_add_test(tcase, items_survive_a_reopening);
+    tcase_add_test(tcase, search_is_exact_and_filters_fill_top_k);
+    tcase_add_test(tcase, what_does_not_fit_is_refused_by_name);
+    tcase_add_test(tcase, foreign_and_damaged_files_are_refused_unchanged);
+    tcase_add_test(tcase, a_second_process_is_told);
+    tcase_add_test(tcase, acknowledged_items_survive_kill);
+    tcase_add_test(tcase, matrix_stays_right_under_random_changes);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? 1 : 0;
+}
