@@ -73,7 +73,7 @@ static enum status fill_api_options(struct process *process, struct api_options 
     for (size_t i = 0; i < settings->default_model.n; i++) {
         const char *text = settings->default_model.items[i];
         size_t size = strcspn(text, "=");
-        enum task task;
+        enum task task = TASK_CAPTION;
         if (find_task(text, size, &task, err))
             return err->status;
         options->default_models[task] = text[size] ? text + size + 1 : "";

@@ -78,7 +78,7 @@ START_TEST(items_survive_a_reopening)
     struct stored_item *item;
     ck_assert_int_eq(store_item(store, "c", items[0].id, true, &item, &err), STATUS_OK);
     ck_assert_str_eq(item->metadata, "{\"k\": 2}");
-    ck_assert_float_eq_tol(item->vector[0], 0.6f, 1e-6);
+    ck_assert_float_eq_tol(item->vector[0], 0.6f, 1e-6f);
     stored_items_free(item, 1);
     void *blob;
     size_t size;
@@ -97,6 +97,12 @@ START_TEST(items_survive_a_reopening)
     store_close(store);
 }
 END_TEST
+
+static int falling(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
 
 START_TEST(search_is_exact_and_filters_fill_top_k)
 {
@@ -130,8 +136,8 @@ START_TEST(search_is_exact_and_filters_fill_top_k)
         {"{\"nothing\": {\"exists\": true}}", 1, 0},
     };
     for (size_t r = 0; r < ARRAY_LENGTH(rows); r++) {
-        /* the plain way: best of those that the filter takes */
-        float best[K];
+        /* the plain way: all scores that the filter takes, sorted */
+        float best[N];
         int n_best = 0;
         for (int i = 0; i < rows[r].max; i += rows[r].step) {
             double product = 0, length = 0, query_length = 0;
@@ -140,19 +146,12 @@ START_TEST(search_is_exact_and_filters_fill_top_k)
                 length += (double)vectors[i][d] * vectors[i][d];
                 query_length += (double)query[d] * query[d];
             }
-            float score = (float)(product / sqrt(length * query_length));
-            if (i == 7)
-                continue;
-            int place = n_best < K ? n_best++ : K - 1;
-            if (place == K - 1 && n_best == K && i >= K && score <= best[K - 1] && place != n_best)
-                continue;
-            best[place] = score;
-            for (; place > 0 && best[place] > best[place - 1]; place--) {
-                float swap = best[place];
-                best[place] = best[place - 1];
-                best[place - 1] = swap;
-            }
+            if (i != 7)
+                best[n_best++] = (float)(product / sqrt(length * query_length));
         }
+        qsort(best, (size_t)n_best, sizeof best[0], falling);
+        if (n_best > K)
+            n_best = K;
         struct search search = {.vector = query,
                                 .dim = DIM,
                                 .top_k = K,
@@ -163,7 +162,9 @@ START_TEST(search_is_exact_and_filters_fill_top_k)
         ck_assert_int_eq(store_search(store, "c", &search, &found, &n, &err), STATUS_OK);
         ck_assert_msg((int)n == n_best, "row %zu: %zu results, wanted %d", r, n, n_best);
         for (size_t i = 0; i < n; i++)
-            ck_assert_float_eq_tol(found[i].score, best[i], 1e-5);
+            ck_assert_msg(fabsf(found[i].score - best[i]) < 1e-5f,
+                          "row %zu, result %zu is %s: %g, wanted %g", r, i, found[i].id,
+                          (double)found[i].score, (double)best[i]);
         stored_items_free(found, n);
     }
     store_close(store);
