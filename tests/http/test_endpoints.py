@@ -1,0 +1,213 @@
+"""test_endpoints.py: what each endpoint promises, in each body form, against the checked-in goldens."""
+import base64
+import json
+import math
+import os
+import struct
+import unittest
+
+from harness import DATA, ServerTest, image_b64, image_bytes, multipart, together
+
+
+def golden(name):
+    with open(os.path.join(DATA, "goldens", name + ".json")) as file:
+        return json.load(file)
+
+
+class Endpoints(ServerTest):
+    def test_caption_is_the_same_in_all_body_forms(self):
+        picture = image_bytes()
+        body, headers = multipart([("image", ("a.jpg", picture)), ("max_tokens", "8")])
+        replies = [
+            self.server.post("/v1/caption", {"image": image_b64(), "max_tokens": 8}),
+            self.server.post("/v1/caption", {"image": {"b64": image_b64()}, "max_tokens": 8}),
+            self.server.post("/v1/caption", {"image": "data:image/jpeg;base64," + image_b64(), "max_tokens": 8}),
+            self.server.post("/v1/caption", body, headers),
+            self.server.post("/v1/caption?max_tokens=8", picture, {"Content-Type": "image/jpeg"}),
+        ]
+        for reply in replies:
+            self.assertEqual(reply.status, 200, reply.body)
+            self.assertEqual(reply.json["caption"], replies[0].json["caption"])
+            self.assertEqual(reply.json["model"], "captioner")
+            self.assertEqual(set(reply.json["timings"]),
+                             {"queue_ms", "preprocess_ms", "forward_ms", "total_ms", "batch_size"})
+            self.assertIn("total", reply.headers["Server-Timing"])
+        self.assertTrue(replies[0].json["caption"])
+
+    def test_caption_beams_samples_and_seeds(self):
+        ask = lambda **fields: self.server.post("/v1/caption", {"image": image_b64(), **fields})
+        beams = ask(num_beams=3, n=2).json
+        self.assertEqual(len(beams["captions"]), 2)
+        self.assertEqual(beams["captions"][0]["caption"], beams["caption"])
+        self.assertGreaterEqual(beams["captions"][0]["score"], beams["captions"][1]["score"])
+        first = ask(temperature=2.0, seed=7, n=4).json["captions"]
+        self.assertEqual(first, ask(temperature=2.0, seed=7, n=4).json["captions"])
+        self.assertGreater(len({c["caption"] for c in first}), 1)
+        self.assertNotEqual(first, ask(temperature=2.0, seed=8, n=4).json["captions"])
+        greedy = ask().json["caption"]
+        self.assertEqual(greedy, ask(temperature=0).json["caption"])
+
+    def test_vqa_answers(self):
+        reply = self.server.post("/v1/vqa", {"image": image_b64(), "question": "what is it?"})
+        self.assertEqual(reply.status, 200, reply.body)
+        self.assertEqual(reply.json["answer"], reply.json["answers"][0]["answer"])
+        self.assertTrue(0 <= reply.json["score"] <= 1)
+        raw = self.server.post("/v1/vqa?question=what+is+it%3F", image_bytes(), {"Content-Type": "image/jpeg"})
+        self.assertEqual(raw.json["answer"], reply.json["answer"])
+
+    def test_match_scores_each_text(self):
+        texts = ["a cat", "two dogs on a red sofa", ""]
+        reply = self.server.post("/v1/match", {"image": image_b64(), "texts": texts[:2]})
+        self.assertEqual(reply.status, 200, reply.body)
+        self.assertEqual(len(reply.json["scores"]), 2)
+        self.assertEqual(len(reply.json["cosine"]), 2)
+        for i, text in enumerate(texts[:2]):
+            alone = self.server.post("/v1/match", {"image": image_b64(), "texts": text}).json
+            self.assertAlmostEqual(alone["scores"][0], reply.json["scores"][i], places=5)
+        self.assertTrue(all(0 <= s <= 1 for s in reply.json["scores"]))
+
+    def test_classify_is_a_softmax_best_first(self):
+        labels = ["cat", "dog", "red car"]
+        reply = self.server.post("/v1/classify", {"image": image_b64(), "labels": labels})
+        self.assertEqual(reply.status, 200, reply.body)
+        scores = [row["score"] for row in reply.json["labels"]]
+        self.assertAlmostEqual(sum(scores), 1, places=5)
+        self.assertEqual(scores, sorted(scores, reverse=True))
+        self.assertEqual({row["label"] for row in reply.json["labels"]}, set(labels))
+        body, headers = multipart([("image", ("a.jpg", image_bytes()))] + [("labels", label) for label in labels])
+        self.assertEqual(self.server.post("/v1/classify", body, headers).json["labels"], reply.json["labels"])
+
+    def test_embeddings_are_openais_and_normalised(self):
+        inputs = ["a cat", {"text": "a cat"}, {"image": image_b64()}]
+        reply = self.server.post("/v1/embeddings", {"input": inputs})
+        self.assertEqual(reply.status, 200, reply.body)
+        self.assertEqual(reply.json["object"], "list")
+        vectors = [row["embedding"] for row in reply.json["data"]]
+        self.assertEqual([row["index"] for row in reply.json["data"]], [0, 1, 2])
+        self.assertEqual(vectors[0], vectors[1])
+        for vector in vectors:
+            self.assertAlmostEqual(math.sqrt(sum(x * x for x in vector)), 1, places=5)
+        self.assertIn("clip@", reply.json["space"])
+        packed = self.server.post("/v1/embeddings", {"input": "a cat", "encoding_format": "base64"}).json
+        raw = base64.b64decode(packed["data"][0]["embedding"])
+        for a, b in zip(struct.unpack(f"<{len(raw) // 4}f", raw), vectors[0]):
+            self.assertAlmostEqual(a, b, places=6)
+        short = self.server.post("/v1/embeddings", {"input": "a cat", "dimensions": 8}).json["data"][0]["embedding"]
+        self.assertEqual(len(short), 8)
+        self.assertAlmostEqual(math.sqrt(sum(x * x for x in short)), 1, places=5)
+
+    def test_a_broken_picture_leaves_the_others_alone(self):
+        inputs = [{"image": image_b64()}, {"image": base64.b64encode(b"no picture").decode()}, "a cat"]
+        reply = self.server.post("/v1/embeddings", {"input": inputs})
+        self.assertEqual(reply.status, 200, reply.body)
+        self.assertIn("error", reply.json["data"][1])
+        self.assertEqual(len(reply.json["data"][0]["embedding"]), len(reply.json["data"][2]["embedding"]))
+
+    def test_many_at_once_share_batches_and_answer_the_same(self):
+        names = ["photo_97x61.jpg", "wide_200x150.jpg", "tall_33x120.png", "grey_64x48.jpg"]
+        alone = [self.server.post("/v1/embeddings", {"input": [{"image": image_b64(n)}]}).json for n in names]
+        # Without the cache in the way: every request has a picture of its own.
+        def one(i):
+            return self.server.post("/v1/caption", {"image": image_b64(names[i % 4]), "max_tokens": 10}).json
+        replies = together(32, one)
+        for i, reply in enumerate(replies):
+            self.assertEqual(reply["caption"], replies[i % 4]["caption"])
+        self.assertGreater(max(reply["timings"]["batch_size"] for reply in replies), 1)
+        self.assertGreater(self.server.metric("vlmd_batch_size_count", model="captioner"), 0)
+        at_most_one = self.server.metric("vlmd_batch_size_bucket", model="captioner", le="1")
+        self.assertLess(at_most_one, self.server.metric("vlmd_batch_size_count", model="captioner"))
+        again = together(8, lambda i: self.server.post("/v1/embeddings",
+                                                       {"input": [{"image": image_b64(names[i % 4])}]}).json)
+        for i, reply in enumerate(again):
+            for a, b in zip(reply["data"][0]["embedding"], alone[i % 4]["data"][0]["embedding"]):
+                self.assertAlmostEqual(a, b, places=5)
+
+    def test_collections_from_making_to_dropping(self):
+        request = self.server.request
+        self.assertIn(request("PUT", "/v1/collections/my%20pets", {}).status, (200, 201))
+        self.assertIn(request("PUT", "/v1/collections/my%20pets", {}).status, (200, 201))
+        names = ["photo_97x61.jpg", "wide_200x150.jpg", "tall_33x120.png"]
+        items = [{"id": n, "image": image_b64(n), "metadata": {"n": i}} for i, n in enumerate(names)]
+        items.append({"id": "broken", "image": base64.b64encode(b"no").decode()})
+        reply = request("POST", "/v1/collections/my%20pets/items", {"items": items})
+        self.assertEqual((reply.json["added"], reply.json["updated"], len(reply.json["errors"])), (3, 0, 1))
+        body, headers = multipart([("image", ("photo_97x61.jpg", image_bytes()))])
+        reply = request("POST", "/v1/collections/my%20pets/items", body, headers)
+        self.assertEqual((reply.json["added"], reply.json["updated"]), (0, 1))
+        self.assertEqual(request("GET", "/v1/collections/my%20pets").json["count"], 3)
+        found = request("POST", "/v1/collections/my%20pets/search", {"image": image_b64("wide_200x150.jpg")}).json
+        self.assertEqual(found["results"][0]["id"], "wide_200x150.jpg")
+        self.assertAlmostEqual(found["results"][0]["score"], 1, places=4)
+        self.assertEqual(len(found["results"]), 3)
+        by_text = request("POST", "/v1/collections/my%20pets/search",
+                          {"text": "a cat", "top_k": 2, "filter": {"n": {"gte": 1}}}).json
+        self.assertEqual({r["id"] for r in by_text["results"]}, {"wide_200x150.jpg", "tall_33x120.png"})
+        ranked = request("POST", "/v1/collections/my%20pets/search", {"text": "a cat", "rerank": True})
+        self.assertEqual(ranked.status, 200, ranked.body)
+        self.assertEqual(len(ranked.json["results"]), 3)
+        self.assertEqual(request("GET", "/v1/collections/my%20pets/items/tall_33x120.png").json["id"],
+                         "tall_33x120.png")
+        self.assertEqual(request("DELETE", "/v1/collections/my%20pets/items/tall_33x120.png").status, 200)
+        self.fails(request("GET", "/v1/collections/my%20pets/items/tall_33x120.png"), 404)
+        self.assertIn("my pets", [c["name"] for c in self.server.get("/v1/collections").json["collections"]])
+        self.assertEqual(request("DELETE", "/v1/collections/my%20pets").status, 200)
+        self.fails(request("GET", "/v1/collections/my%20pets"), 404)
+
+    def test_vectors_made_elsewhere(self):
+        request = self.server.request
+        request("PUT", "/v1/collections/own", {"dimensions": 3})
+        reply = request("POST", "/v1/collections/own/items",
+                        {"items": [{"id": "x", "vector": [1, 0, 0]}, {"id": "y", "vector": [0, 2, 0]}]})
+        self.assertEqual(reply.json["added"], 2, reply.body)
+        found = request("POST", "/v1/collections/own/search", {"vector": [0.1, 1, 0], "top_k": 1}).json
+        self.assertEqual(found["results"][0]["id"], "y")
+        self.fails(request("POST", "/v1/collections/own/search", {"vector": [1, 0]}), 422)
+
+    def test_models_info_version_health(self):
+        models = {m["id"]: m for m in self.server.get("/v1/models").json["data"]}
+        self.assertEqual(set(models), {"clip", "captioner", "answerer", "matcher"})
+        self.assertEqual(models["captioner"]["architecture"], "BlipForConditionalGeneration")
+        self.assertIn("caption", models["captioner"]["tasks"])
+        self.assertIn("models", self.server.get("/info").json)
+        self.assertIn("version", self.server.get("/version").json)
+        for path in ("/healthz", "/health", "/livez", "/ping", "/readyz"):
+            self.assertEqual(self.server.get(path).status, 200)
+        self.assertEqual(self.server.request("HEAD", "/healthz").body, b"")
+        openapi = self.server.get("/openapi.json").json
+        self.assertEqual(openapi["openapi"][:3], "3.1")
+        self.assertIn("/v1/caption", openapi["paths"])
+
+    def test_goldens_through_http(self):
+        """Texts that the reference generated come out of the server unchanged."""
+        seen = 0
+        for model, file in (("captioner", "blip-caption-tiny"), ("answerer", "blip-vqa-tiny")):
+            for case in golden_generations(file):
+                path = "/v1/caption" if model == "captioner" else "/v1/vqa"
+                reply = self.server.post(path, {"image": image_b64(case["image"]), **case["fields"]})
+                self.assertEqual(reply.status, 200, reply.body)
+                text = reply.json["caption" if model == "captioner" else "answer"]
+                self.assertEqual(text, case["text"], case)
+                seen += 1
+        self.assertGreater(seen, 5)
+
+
+# A golden's generate() settings as the request fields that mean the same.
+FIELDS = {"num_beams": "num_beams", "num_return_sequences": "n", "repetition_penalty": "repetition_penalty",
+          "length_penalty": "length_penalty", "max_new_tokens": "max_tokens"}
+
+
+def golden_generations(file):
+    """The goldens' greedy and beam texts as requests: [{image, fields, text}]."""
+    for case in golden(file)["cases"]:
+        if case["kind"] not in ("caption", "vqa") or not set(case["settings"]) <= set(FIELDS):
+            continue
+        fields = {FIELDS[key]: value for key, value in case["settings"].items()}
+        if case["kind"] == "vqa":
+            fields["question"] = case["question"]
+        elif case["prompt"]:
+            fields["prompt"] = case["prompt"]
+        yield {"image": case["picture"], "fields": fields, "text": case["texts_without_prompt"][0]}
+
+
+if __name__ == "__main__":
+    unittest.main()

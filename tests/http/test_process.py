@@ -1,0 +1,184 @@
+"""test_process.py: the process: limits, keys, leaving clients, draining, start-up faults."""
+import json
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+import unittest
+
+from harness import (DATA, MODELS, PATIENCE_S, Server, ServerTest, image_b64, image_bytes, run, together,
+                     wait_until)
+
+SLOW = {"image": image_b64(), "num_beams": 8, "max_tokens": 200, "min_tokens": 200}
+
+
+class Keys(ServerTest):
+    models = {"clip": "clip-tiny"}
+    settings = {"api_key": "web:s3cret-key;slow:another-key", "key_rate_per_minute": 30}
+
+    def test_keys(self):
+        self.fails(self.server.get("/v1/models"), 401, "invalid_api_key")
+        self.fails(self.server.get("/v1/models", {"Authorization": "Bearer nope"}), 401)
+        self.fails(self.server.get("/v1/nothing"), 401)  # nobody learns paths without a key
+        self.assertEqual(self.server.get("/v1/models", {"Authorization": "Bearer s3cret-key"}).status, 200)
+        self.assertEqual(self.server.get("/v1/models", {"X-API-Key": "s3cret-key"}).status, 200)
+        self.assertEqual(self.server.get("/healthz").status, 200)
+        self.assertEqual(self.server.get("/readyz").status, 200)
+        statuses = [self.server.get("/v1/models", {"X-API-Key": "another-key"}) for _ in range(40)]
+        refused = [r for r in statuses if r.status == 429]
+        self.assertTrue(refused)
+        self.assertGreaterEqual(int(refused[0].headers["Retry-After"]), 1)
+        self.assertNotIn("s3cret", self.server.log())
+
+
+class Overload(ServerTest):
+    models = {"captioner": "blip-caption-tiny"}
+    settings = {"max_queue": 4, "max_batch": 1, "max_sequences": 8, "feature_cache_mb": 0, "max_inflight": 12}
+
+    def test_full_queues_refuse_at_once_and_say_when(self):
+        replies = together(40, lambda i: self.server.post("/v1/caption", SLOW))
+        statuses = {r.status for r in replies}
+        self.assertLessEqual(statuses, {200, 429})
+        self.assertEqual(statuses, {200, 429})
+        for reply in replies:
+            if reply.status == 429:
+                self.assertGreaterEqual(int(reply.headers["Retry-After"]), 1)
+                self.assertEqual(reply.error["type"], "rate_limit_error")
+        self.assertEqual(self.server.post("/v1/caption", {"image": image_b64()}).status, 200)
+
+
+class Clients(ServerTest):
+    models = {"captioner": "blip-caption-tiny"}
+    settings = {"body_timeout_s": 2}
+
+    def test_a_client_that_leaves_is_not_computed_for(self):
+        before = self.server.metric("vlmd_items_cancelled_total")
+        body = json.dumps(SLOW).encode()
+        head = (f"POST /v1/caption HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n").encode()
+        gone = []
+        for _ in range(6):
+            connection = socket.create_connection(self.server.address)
+            connection.sendall(head + body)
+            gone.append(connection)
+        time.sleep(0.05)
+        for connection in gone:
+            connection.close()
+        wait_until(lambda: self.server.metric("vlmd_requests_in_flight") == 0, "all requests are done")
+        hangups = self.server.metric("vlmd_hangups_total") + self.server.metric("vlmd_items_cancelled_total") - before
+        self.assertGreater(hangups, 0)
+        self.assertEqual(self.server.post("/v1/caption", {"image": image_b64()}).status, 200)
+
+    def test_a_body_that_dawdles_gets_408(self):
+        with socket.create_connection(self.server.address, timeout=PATIENCE_S) as connection:
+            connection.sendall(b"POST /v1/caption HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+                               b"Content-Length: 1000\r\n\r\n")
+            reply = b""
+            stop = time.monotonic() + 20
+            connection.settimeout(0.2)
+            while time.monotonic() < stop:
+                try:
+                    connection.sendall(b"x")
+                    piece = connection.recv(4096)
+                    if not piece:
+                        break
+                    reply += piece
+                except socket.timeout:
+                    continue
+                except OSError:
+                    break
+            self.assertIn(b"408 Request Timeout", reply)
+            json.loads(reply.split(b"\r\n\r\n", 1)[1])
+
+    def test_keep_alive_and_pipelining(self):
+        connection = self.server.connect()
+        for _ in range(5):
+            connection.request("POST", "/v1/caption", image_bytes(), {"Content-Type": "image/jpeg"})
+            response = connection.getresponse()
+            self.assertEqual(response.status, 200)
+            response.read()
+        connection.close()
+        two = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        self.assertEqual(self.server.raw(two).count(b"HTTP/1.1 200"), 2)
+
+
+class Drain(unittest.TestCase):
+    def test_sigterm_finishes_what_is_under_way(self):
+        server = Server({"captioner": "blip-caption-tiny"})
+        replies = []
+        thread = threading.Thread(target=lambda: replies.append(server.post("/v1/caption", SLOW)))
+        thread.start()
+        wait_until(lambda: server.metric("vlmd_requests_in_flight") > 0 or replies, "the request is under way")
+        server.process.send_signal(signal.SIGTERM)
+        thread.join()
+        self.assertEqual(server.process.wait(PATIENCE_S), 0)
+        self.assertEqual(replies[0].status, 200, replies[0].body)
+        server.stop()
+
+    def test_idle_server_stops_at_once(self):
+        server = Server({"clip": "clip-tiny"})
+        started = time.monotonic()
+        self.assertEqual(server.stop(), 0)
+        self.assertLess(time.monotonic() - started, 10)
+
+
+class StartUp(unittest.TestCase):
+    def refused(self, *arguments, words=()):
+        status, out, err = run("serve", "--listen", "127.0.0.1:0", "--store", "memory:", *arguments, check=False)
+        self.assertIn(status, (1, 2), (out, err))
+        for word in words:
+            self.assertIn(word, err)
+
+    def test_faults_are_named(self):
+        self.refused("--model", "x=/nonexistent", words=["x"])
+        self.refused("--models-dir", "/nonexistent", words=["/nonexistent"])
+        self.refused("--set", "max_batch=many", words=["max_batch"])
+        self.refused("--set", "no_such=1", words=["no_such"])
+        self.refused("--set", "listen=nowhere", "--listen", "nowhere", words=["listen"])
+        self.refused("--config", "/nonexistent", words=["/nonexistent"])
+
+    def test_a_damaged_checkpoint_is_refused_by_tensor(self):
+        source = os.path.join(DATA, "checkpoints/clip-tiny")
+        with tempfile.TemporaryDirectory() as directory:
+            for name in os.listdir(source):
+                with open(os.path.join(source, name), "rb") as file:
+                    data = file.read()
+                if name == "model.safetensors":
+                    data = data[: len(data) // 2]
+                with open(os.path.join(directory, name), "wb") as file:
+                    file.write(data)
+            self.refused("--model", f"x={directory}", words=["model.safetensors"])
+            config_path = os.path.join(directory, "config.json")
+            with open(config_path) as file:
+                config = json.load(file)
+            config["architectures"] = ["MysteryModel"]
+            with open(config_path, "w") as file:
+                json.dump(config, file)
+            self.refused("--model", f"x={directory}", words=["MysteryModel"])
+
+    def test_a_port_in_use(self):
+        server = Server({"clip": "clip-tiny"})
+        self.refused_address(server.address)
+        server.stop()
+
+    def refused_address(self, address):
+        status, _, err = run("serve", "--store", "memory:", "--listen", f"{address[0]}:{address[1]}", "--model",
+                             f"clip={DATA}/checkpoints/clip-tiny", check=False)
+        self.assertEqual(status, 1)
+        self.assertIn("listen", err)
+
+    def test_collections_outlive_the_process(self):
+        with tempfile.TemporaryDirectory() as directory:
+            store = f"sqlite:{directory}/sub/c.db"
+            server = Server({"clip": "clip-tiny"}, store=store)
+            server.request("PUT", "/v1/collections/pets", {})
+            reply = server.post("/v1/collections/pets/items", {"items": [{"id": "p", "image": image_b64()}]})
+            self.assertEqual(reply.json["added"], 1)
+            server.process.kill()
+            server.stop()
+            server = Server({"clip": "clip-tiny"}, store=store)
+            found = server.post("/v1/collections/pets/search", {"image": image_b64()}).json["results"]
+            self.assertEqual(found[0]["id"], "p")
+            self.assertEqual(server.stop(), 0)
