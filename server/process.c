@@ -140,7 +140,7 @@ static enum status load_one(struct process *process, const char *name, const cha
 {
     struct model *model = model_open(name, directory, err);
     if (!model)
-        return error_prefix(err, "model '%s' (%s)", name, directory);
+        return err->status;
     if (runtime_add(process->runtime, model, err))
         return error_prefix(err, "model '%s' (%s)", name, directory);
     if (loaded)

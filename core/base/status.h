@@ -31,6 +31,7 @@
     STATUS(BODY_TOO_LARGE, 413, "invalid_request_error", "body_too_large")                         \
     STATUS(UNSUPPORTED_MEDIA, 415, "invalid_request_error", "unsupported_media_type")              \
     /* 422: well-formed, but it cannot be done */                                                  \
+    STATUS(UNKNOWN_IMAGE, 422, "invalid_request_error", "unsupported_image_format")                \
     STATUS(BROKEN_IMAGE, 422, "invalid_request_error", "broken_image")                             \
     STATUS(IMAGE_TOO_LARGE, 422, "invalid_request_error", "image_too_large")                       \
     STATUS(UNPROCESSABLE, 422, "invalid_request_error", "unprocessable")                           \

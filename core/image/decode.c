@@ -98,7 +98,7 @@ enum status image_decode(const void *bytes, size_t size, size_t max_pixels, stru
         return error_set(err, STATUS_BROKEN_IMAGE, "the picture is empty (0 bytes)");
     enum image_format format = image_sniff(bytes, size);
     if (format == IMAGE_UNKNOWN)
-        return error_set(err, STATUS_UNSUPPORTED_MEDIA,
+        return error_set(err, STATUS_UNKNOWN_IMAGE,
                          "the bytes are no JPEG, PNG or WebP picture (they look like %s)",
                          guess(bytes, size));
     struct image image = {0};

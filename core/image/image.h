@@ -45,7 +45,7 @@ struct image {
 enum image_format image_sniff(const void *bytes, size_t size);
 
 /* Decodes bytes[0..size) into *out (to be released by image_release).
- * Fails with STATUS_UNSUPPORTED_MEDIA (no format we know), STATUS_IMAGE_TOO_LARGE (width × height
+ * Fails with STATUS_UNKNOWN_IMAGE (no format we know), STATUS_IMAGE_TOO_LARGE (width × height
  * of the header above max_pixels; nothing was decoded or allocated then), STATUS_BROKEN_IMAGE
  * (empty, truncated, corrupt, zero-sized), STATUS_NO_MEMORY. *out is untouched on failure.
  * Memory while it runs: the picture (twice when it must be turned by a quarter), and for a

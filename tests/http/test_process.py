@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import shutil
 import socket
 import tempfile
 import threading
@@ -149,7 +150,8 @@ class StartUp(unittest.TestCase):
                     data = data[: len(data) // 2]
                 with open(os.path.join(directory, name), "wb") as file:
                     file.write(data)
-            self.refused("--model", f"x={directory}", words=["model.safetensors"])
+            self.refused("--model", f"x={directory}", words=["model.safetensors", "truncated"])
+            shutil.copy(os.path.join(source, "model.safetensors"), directory)
             config_path = os.path.join(directory, "config.json")
             with open(config_path) as file:
                 config = json.load(file)
