@@ -73,7 +73,7 @@ static void collect_images(struct lane *lane)
     while (!batch_full(lane, limit) && (state = stage_walk_next(&walk))) {
         struct work *work = state->work;
         /* Features are large: not many more pictures ahead than prompts can be taken. */
-        if (work->kind == WORK_GENERATE && n_prompts >= lane->runtime->options.max_batch)
+        if (work->kind == WORK_GENERATE && n_prompts++ >= lane->runtime->options.max_batch)
             continue;
         bool is_member = false;
         for (; state->cursor < work->n_images && !batch_full(lane, limit); state->cursor++) {
@@ -99,7 +99,6 @@ static void collect_images(struct lane *lane)
             list_remove(stage_list(lane, STAGE_IMAGES, state), state);
             work_advance(lane, state, STAGE_IMAGES + 1);
         }
-        n_prompts += work->kind == WORK_GENERATE;
     }
 }
 
