@@ -94,6 +94,72 @@ def unigram(size, **options):
     return tokenizer
 
 
+SIGLIP_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
+
+
+def sentencepiece_unigram(folder, size):
+    """A Unigram model by SentencePiece itself, and the same as tokenizer.json in the public SigLIP layout.
+
+    Returns (tokenizers.Tokenizer, path of the SentencePiece model in `folder`).
+    """
+    import base64
+    import json
+
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    source = os.path.join(folder, "corpus.txt")
+    with open(source, "w", encoding="utf-8") as out:
+        out.writelines(line.lower() + "\n" for line in corpus.lines())
+    prefix = os.path.join(folder, "spiece")
+    sentencepiece.SentencePieceTrainer.train(
+        input=source, model_prefix=prefix, vocab_size=size, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        pad_piece="<pad>", character_coverage=0.999, num_threads=1, minloglevel=2, hard_vocab_limit=False,
+    )
+    model = proto.ModelProto()
+    with open(prefix + ".model", "rb") as binary:
+        model.ParseFromString(binary.read())
+    charsmap = base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
+    description = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True}
+            for i, text in ((1, "</s>"), (2, "<unk>"))
+        ],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Lowercase"},
+                {"type": "Replace", "pattern": {"Regex": SIGLIP_PUNCTUATION}, "content": ""},
+                {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+                {"type": "Strip", "strip_left": True, "strip_right": True},
+                {"type": "Precompiled", "precompiled_charsmap": charsmap},
+            ],
+        },
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+            "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}},
+            ],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
+        },
+        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "model": {
+            "type": "Unigram",
+            "unk_id": 2,
+            "vocab": [[piece.piece, piece.score] for piece in model.pieces],
+            "byte_fallback": False,
+        },
+    }
+    return Tokenizer.from_str(json.dumps(description)), prefix + ".model"
+
+
 def probe(tokenizer, **options):
     """The ids of every probe text, with special tokens and without, cut at the tokenizer's own length."""
     rows = []
