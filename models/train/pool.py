@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from scenes import GRID, N_CLASSES, SIZE
+from towers import IMAGE_MEAN, IMAGE_STD
 
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+MEAN, STD = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
+SCALE, SHIFT = (1 / 255 / STD).view(1, 3, 1, 1), (-MEAN / STD).view(1, 3, 1, 1)
 
 
 class Pool:
@@ -52,5 +53,5 @@ class Pool:
 
 def to_tensor(pixels):
     """uint8 [n, h, w, 3] -> normalised float32 [n, 3, h, w], as the image processor does it."""
-    x = (pixels.astype(np.float32) * (1 / 255) - MEAN) / STD
-    return torch.from_numpy(x).permute(0, 3, 1, 2)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float()
+    return x.mul_(SCALE).add_(SHIFT)

@@ -91,8 +91,14 @@ class Composer:
         keep = np.isin(self.style, styles) if styles is not None else np.ones(len(self.cls), bool)
         self.of_class = [np.nonzero((self.cls == c) & keep)[0] for c in range(N_CLASSES)]
         self.drawable = np.array([c for c in range(FIRST_SHAPE) if len(self.of_class[c])])
+        self.known = self.drawable         # what is drawn now: know() narrows it
         self.same_category = {c: np.array([d for d in range(N_CLASSES) if CATEGORY[d] == CATEGORY[c]])
                               for c in range(N_CLASSES)}
+
+    def know(self, share):
+        """Only this share of the things from now on (always the same ones): few kinds at first."""
+        order = np.random.default_rng(7).permutation(self.drawable)
+        self.known = order[:max(1, round(len(order) * min(1., share)))]
 
     @staticmethod
     def _mips(image):
@@ -188,10 +194,10 @@ class Composer:
                 cls = int(rng.integers(FIRST_SHAPE, N_CLASSES))
             elif first is not None and rng.random() < .3:
                 cls = int(rng.choice(self.same_category[first]))
-                if cls < FIRST_SHAPE and not len(self.of_class[cls]):
-                    continue
+                if cls < FIRST_SHAPE and cls not in self.known:
+                    cls = int(rng.choice(self.known))
             else:
-                cls = int(rng.choice(self.drawable))
+                cls = int(rng.choice(self.known))
             if first is None:
                 first = cls
             if cls not in kinds:

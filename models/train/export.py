@@ -1,0 +1,80 @@
+"""Writes the four model directories from the checkpoints of the runs: bf16 weights, configuration, tokenizer.
+
+usage: python export.py --run DIR --to models/ [--only blip|clip]
+"""
+import argparse
+import json
+import os
+
+import torch
+from transformers import GenerationConfig
+
+from scenes import SIZE
+from towers import IMAGE_MEAN, IMAGE_STD
+from train_blip import Joint
+from train_clip import Clip
+from vocabulary import bert_tokenizer, clip_tokenizer, wordpiece
+
+
+def write_json(folder, name, content):
+    with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def preprocessor(folder, family):
+    write_json(folder, "preprocessor_config.json", {
+        "do_center_crop": False, "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
+        "image_mean": list(IMAGE_MEAN), "image_processor_type": family + "ImageProcessor", "image_std": list(IMAGE_STD),
+        "processor_class": family + "Processor", "resample": 3, "rescale_factor": 1 / 255,
+        "size": {"height": SIZE, "width": SIZE}})
+
+
+def save(model, folder):
+    os.makedirs(folder, exist_ok=True)
+    model = model.to(torch.bfloat16).eval()
+    model.save_pretrained(folder)
+    print(folder, f"{os.path.getsize(os.path.join(folder, 'model.safetensors')) / 1e6:.1f} MB")
+
+
+def blip(run, to):
+    joint = Joint()
+    joint.load_state_dict(torch.load(os.path.join(run, "blip.pt"))["model"])
+    vocab = wordpiece()
+    for name, model, tokens in (("caption", joint.caption, 40), ("vqa", joint.vqa, 8), ("itm", joint.itm, 0)):
+        folder = os.path.join(to, "vlmd-" + name)
+        if tokens:
+            special = dict(bos_token_id=vocab["[DEC]"], eos_token_id=vocab["[SEP]"], pad_token_id=vocab["[PAD]"])
+            model.generation_config = GenerationConfig(max_new_tokens=tokens, num_beams=1, do_sample=False, **special)
+        save(model, folder)
+        bert_tokenizer().save_pretrained(folder)
+        with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as file:
+            file.writelines(token + "\n" for token in vocab)
+        preprocessor(folder, "Blip")
+
+
+def clip(run, to):
+    tokenizer = clip_tokenizer()
+    model = Clip(tokenizer)
+    model.load_state_dict(torch.load(os.path.join(run, "clip.pt"))["model"])
+    folder = os.path.join(to, "vlmd-clip")
+    save(model.clip, folder)
+    tokenizer.save_pretrained(folder)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    write_json(folder, "vocab.json", state["vocab"])
+    with open(os.path.join(folder, "merges.txt"), "w", encoding="utf-8") as file:
+        file.write("#version: 0.2\n")
+        file.writelines((m if isinstance(m, str) else " ".join(m)) + "\n" for m in state["merges"])
+    preprocessor(folder, "CLIP")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--to", required=True)
+    parser.add_argument("--only", choices=["blip", "clip"])
+    arguments = parser.parse_args()
+    if arguments.only != "clip":
+        blip(arguments.run, arguments.to)
+    if arguments.only != "blip":
+        clip(arguments.run, arguments.to)

@@ -1,0 +1,164 @@
+"""Stage 2: caption, question and matching models at once, on one vision tower.
+
+All three BLIP models look through the same tower, so that one pass over a picture serves a caption,
+several questions and several statements. Each is a complete transformers model whose vision_model is
+the shared one; export.py writes them out as they stand. The dense task of stage 1 is kept on.
+
+usage: python train_blip.py --sprites sprites.npz --run DIR [--samples 400000] [--workers 2]
+Starts from DIR/tower.pt, writes DIR/blip.pt again and again; started anew it goes on from there.
+"""
+import argparse
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering
+
+import language
+import workers
+from optimizer import Optimizer
+from pool import Pool
+from scenes import Composer
+from schedule import rate
+from towers import Tower, blip_config, use_training_attention
+from vocabulary import Encoder, bert_tokenizer, wordpiece
+
+TEMPERATURE = .07
+
+
+def pad(rows):
+    """[[id]] -> ids [n, longest], mask [n, longest]; 0 is [PAD]."""
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, :len(row)] = torch.tensor(row)
+        mask[i, :len(row)] = 1
+    return ids, mask
+
+
+class Joint(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tower = Tower()
+        config = blip_config(wordpiece())
+        self.caption = BlipForConditionalGeneration(config)
+        self.vqa = BlipForQuestionAnswering(config)
+        self.itm = BlipForImageTextRetrieval(config)
+        for model in (self.caption, self.vqa, self.itm):
+            model.vision_model = self.tower.vision
+
+    def losses(self, batch, texts):
+        hidden = self.tower.vision(batch["pixels"]).last_hidden_state
+        out, right = self.tower.losses(hidden, batch)
+        n = len(hidden)
+        out = {"dense": .5 * sum(out.values())}
+        seen = torch.ones(hidden.shape[:2], dtype=torch.long)
+
+        ids, mask = texts["caption"]
+        logits = self.caption.text_decoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
+                                           encoder_attention_mask=seen, use_cache=False).logits
+        out["caption"] = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=0)
+
+        ids, mask = texts["question"]
+        asked = self.vqa.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
+                                      encoder_attention_mask=seen).last_hidden_state
+        answers, answer_mask = texts["answer"]
+        logits = self.vqa.text_decoder(input_ids=answers[:, :-1], attention_mask=answer_mask[:, :-1], encoder_hidden_states=asked,
+                                       encoder_attention_mask=mask, use_cache=False).logits
+        out["vqa"] = 1.5 * F.cross_entropy(logits.flatten(0, 1).float(), answers[:, 1:].flatten(), ignore_index=0)
+        answered = (logits[:, 0].argmax(-1) == answers[:, 1]).float().mean()
+
+        ids, mask = texts["statement"]
+        read = self.itm.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
+                                     encoder_attention_mask=seen).last_hidden_state
+        judged = self.itm.itm_head(read[:, 0]).float()
+        out["itm"] = .8 * F.cross_entropy(judged, texts["fits"])
+        matched = (judged.argmax(1) == texts["fits"]).float().mean()
+
+        ids, mask = texts["pair"]
+        read = self.itm.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        picture = F.normalize(self.itm.vision_proj(hidden[:, 0]).float(), dim=-1)
+        text = F.normalize(self.itm.text_proj(read[:, 0]).float(), dim=-1)
+        cosine = (picture @ text.T / TEMPERATURE).masked_fill(texts["same"], -1e4)
+        goal = torch.arange(n)
+        out["itc"] = .3 * (F.cross_entropy(cosine, goal) + F.cross_entropy(cosine.T, goal)) / 2
+        return out, {"patch-right": right, "answer-right": answered, "match-right": matched}
+
+
+def write_texts(scenes, encode, rng, vocab, questions, statements):
+    start, end = vocab["[DEC]"], vocab["[SEP]"]
+    captions, asked, answers, said, fits, pairs = [], [], [], [], [], []
+    for i, scene in enumerate(scenes):
+        captions.append([start] + encode(language.caption(scene, rng))[1:])
+        for _ in range(questions):
+            _, question, answer = language.question(scene, rng)
+            asked.append(encode(question))
+            answers.append([start] + encode(answer)[1:-1] + [end])
+        for _ in range(statements):
+            text, true = language.statement(scene, scenes[int(rng.integers(len(scenes)))], rng)
+            said.append(encode(text))
+            fits.append(true)
+        pairs.append(encode(language.short_text(scene, rng)))
+    marks = [language.signature(scene) for scene in scenes]
+    same = torch.tensor([[i != j and a == b for j, b in enumerate(marks)] for i, a in enumerate(marks)])
+    return {"caption": pad(captions), "question": pad(asked), "answer": pad(answers), "statement": pad(said),
+            "fits": torch.tensor(fits), "pair": pad(pairs), "same": same}
+
+
+def train(rank, count, args):
+    use_training_attention()
+    model = Joint()
+    parameters = list(model.parameters())
+    optimizer = Optimizer(model, args.lr)
+    path, done = os.path.join(args.run, "blip.pt"), 0
+    if os.path.exists(path):
+        saved = torch.load(path)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        done = saved["samples"]
+    else:
+        model.tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
+    vocab = wordpiece()
+    encode = Encoder(bert_tokenizer(), vocab["[CLS]"], vocab["[SEP]"])
+    pool = Pool(Composer(args.sprites), 15_000, seed=[2000 + done, rank])
+    rng = np.random.default_rng([3000 + done, rank])
+    first, start, tally, step = done, time.time(), {}, 0
+    while done < args.samples:
+        batch = pool.batch(args.batch, args.reuse, single=.45 - .15 * min(1, done / args.samples * 2))
+        texts = write_texts(batch["scenes"], encode, rng, vocab, args.questions, args.statements)
+        optimizer.set_rate(rate(done, args.samples, 6_000))
+        with torch.autocast("cpu", torch.bfloat16):
+            losses, right = model.losses(batch, texts)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        workers.average_gradients(parameters, count)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.)
+        optimizer.step()
+        done, step = done + args.batch * count, step + 1
+        for name, value in [*losses.items(), *right.items()]:
+            tally[name] = tally.get(name, 0) + float(torch.as_tensor(value).detach())
+        if step % 50 == 0 and rank == 0:
+            speed = (done - first) / (time.time() - start)
+            print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / 50:.3f}" for k, v in tally.items()), flush=True)
+            tally = {}
+        if (step % 100 == 0 or done >= args.samples) and rank == 0:
+            workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sprites", required=True)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--samples", type=int, default=400_000)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--questions", type=int, default=5)
+    parser.add_argument("--statements", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--reuse", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    workers.launch(arguments.workers, train, arguments)
