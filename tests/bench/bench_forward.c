@@ -72,7 +72,7 @@ static int report(struct bench *bench, const char *what, size_t n,
 
 static enum status images_pass(struct bench *bench, size_t n, double *items)
 {
-    const struct pixels *list[BATCH_MAX];
+    const struct pixels *list[BATCH_MAX] = {0};
     struct features *out[BATCH_MAX];
     (void)items;
     for (size_t i = 0; i < n; i++)
