@@ -1,0 +1,79 @@
+"""http_load.py: requests per second of a running server, with N clients that keep their connections.
+
+    python3 tests/bench/http_load.py URL --clients 16 --seconds 10 --picture a.jpg [--path /v1/embeddings] [--vary]
+
+Each client POSTs the picture in base64 JSON. --vary changes a few bytes of a JPEG comment in each request, so that no
+two bodies are equal (the pixels are: start the server with feature_cache_mb=0 to measure passes). Prints throughput,
+latency percentiles, statuses and the batch sizes that replies tell of. Standard library only, loopback only."""
+import argparse
+import base64
+import collections
+import http.client
+import json
+import threading
+import time
+import urllib.parse
+
+
+def request_body(path, picture):
+    text = base64.b64encode(picture).decode()
+    if path == "/v1/embeddings":
+        return {"input": [{"image": text}]}
+    if path == "/v1/vqa":
+        return {"image": text, "question": "what is it?"}
+    if path == "/v1/classify":
+        return {"image": text, "labels": ["cat", "dog", "car"]}
+    return {"image": text}
+
+
+def client(address, path, body, until, results):
+    connection = http.client.HTTPConnection(*address, timeout=120)
+    headers = {"Content-Type": "application/json"}
+    while time.monotonic() < until:
+        begin = time.monotonic()
+        try:
+            connection.request("POST", path, body, headers)
+            response = connection.getresponse()
+            text = response.read()
+            batch = json.loads(text).get("timings", {}).get("batch_size", 0) if response.status == 200 else 0
+            results.append((time.monotonic() - begin, response.status, batch))
+        except OSError:
+            results.append((time.monotonic() - begin, 0, 0))
+            connection.close()
+            connection = http.client.HTTPConnection(*address, timeout=120)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--picture", required=True)
+    parser.add_argument("--path", default="/v1/embeddings")
+    arguments = parser.parse_args()
+    url = urllib.parse.urlparse(arguments.url)
+    with open(arguments.picture, "rb") as file:
+        body = json.dumps(request_body(arguments.path, file.read()))
+    # The first second warms up and does not count.
+    client((url.hostname, url.port), arguments.path, body, time.monotonic() + 1, [])
+    results = []
+    begin = time.monotonic()
+    threads = [threading.Thread(target=client, args=((url.hostname, url.port), arguments.path, body,
+                                                     begin + arguments.seconds, results))
+               for _ in range(arguments.clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.monotonic() - begin
+    times = sorted(row[0] for row in results if row[1] == 200)
+    statuses = collections.Counter(row[1] for row in results)
+    batches = [row[2] for row in results if row[1] == 200]
+    if not times:
+        raise SystemExit(f"no request was answered: {dict(statuses)}")
+    print(f"{arguments.path} {arguments.clients} clients: {len(times) / seconds:.1f} requests/s, "
+          f"p50 {times[len(times) // 2] * 1e3:.0f} ms, p99 {times[len(times) * 99 // 100] * 1e3:.0f} ms, "
+          f"mean batch {sum(batches) / len(batches):.1f}, statuses {dict(statuses)}")
+
+
+main()

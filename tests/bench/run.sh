@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# run.sh: the benchmarks, on the embedded models or on the checkpoint directory that is given.
+#
+#   ./dev bench [DIR]
+#
+# Nothing else should compute meanwhile; compare figures of one run only.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+bin=build/tests/bench
+picture=tests/data/images/bench_640x480.jpg
+
+echo "== machine"
+lscpu | sed -n 's/^Model name: *//p; s/^CPU(s): */cores: /p' | head -2
+echo "== kernels (matrix products, attention, norms)"
+[ -x $bin/bench_nn ] && $bin/bench_nn
+echo "== pictures (decode, resize, normalise)"
+$bin/bench_image $picture
+echo "== tokenizers"
+[ -x $bin/bench_tokenizer ] && $bin/bench_tokenizer models/vlmd-clip models/vlmd-caption
+for model in "${1:-models/vlmd-clip}" ${1:+} $([ $# = 0 ] && echo models/vlmd-caption models/vlmd-vqa models/vlmd-itm); do
+    echo "== forward passes: $model"
+    $bin/bench_forward "$model" 1 8 32
+done
+echo "== over HTTP: ${1:-models/vlmd-clip}, pictures of 640×480 in base64, no feature cache"
+log=$(mktemp)
+build/vlmd serve --listen 127.0.0.1:0 --store memory: --set log_level=error --set feature_cache_mb=0 \
+    --model "m=${1:-models/vlmd-clip}" >"$log" &
+server=$!
+trap 'kill $server; rm -f "$log"' EXIT
+until grep -q ' ready on ' "$log"; do sleep 0.05; done
+url=$(sed -n 's/.* ready on \(http:[^ ]*\) .*/\1/p' "$log")
+for clients in 1 16; do
+    python3 tests/bench/http_load.py "$url" --clients $clients --seconds 8 --picture $picture
+done
