@@ -183,7 +183,8 @@ struct architecture {
                                 const struct tokens *const *texts, size_t n, float *out,
                                 struct error *err);
     /* n ≥ 1 pairs → out [n, n_outputs]. The task fixes what the floats mean: match: probability,
-     * cosine; vqa: a probability per label. */
+     * cosine; vqa: a probability per label; fill: of the surest [MASK] its position among the
+     * tokens, the token's id and its probability (position -1: there is no mask). */
     enum status (*score_pairs)(const struct model *model, const struct compute *compute,
                                enum task task, const struct pair *pairs, size_t n, float *out,
                                struct error *err);

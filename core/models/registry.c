@@ -12,7 +12,11 @@
     ARCHITECTURE(siglip_architecture)                                                              \
     ARCHITECTURE(blip_caption_architecture)                                                        \
     ARCHITECTURE(blip_vqa_architecture)                                                            \
-    ARCHITECTURE(blip_match_architecture)
+    ARCHITECTURE(blip_match_architecture)                                                          \
+    ARCHITECTURE(vilt_vqa_architecture)                                                            \
+    ARCHITECTURE(vilt_match_architecture)                                                          \
+    ARCHITECTURE(vilt_nlvr2_architecture)                                                          \
+    ARCHITECTURE(vilt_fill_architecture)
 
 #define ARCHITECTURE_EXTERN(symbol) extern const struct architecture symbol;
 ARCHITECTURE_LIST(ARCHITECTURE_EXTERN)

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "core/base/size.h"
 #include "core/weights/file_internal.h"
 
 /* ---- opening ----------------------------------------------------------------------------------
@@ -257,6 +258,53 @@ enum status config_token(const json_t *object, const char *key, int32_t *out, st
         json_integer_value(value) > INT32_MAX)
         return wrong_type(err, key, "a token id");
     *out = (int32_t)json_integer_value(value);
+    return STATUS_OK;
+}
+
+static enum status read_labels(const json_t *map, const char **labels, size_t n, struct error *err)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)map, key, value)
+    {
+        char *end;
+        errno = 0;
+        unsigned long long i = strtoull(key, &end, 10);
+        if (errno || end == key || *end || key[0] == '-' || i >= n || labels[i] ||
+            !json_is_string(value))
+            return error_set(
+                err, STATUS_BAD_CHECKPOINT,
+                "config key 'id2label': '%s' is not a number from 0 to %zu with a name", key,
+                n - 1);
+        labels[i] = json_string_value(value);
+    }
+    return STATUS_OK;
+}
+
+enum status config_labels(const json_t *object, const char ***labels, size_t *n, struct error *err)
+{
+    static const char *const usual[] = {"LABEL_0", "LABEL_1"};
+    const json_t *map = NULL;
+    enum status status = config_object(object, "id2label", &map, err);
+    if (status)
+        return status;
+    size_t count = json_object_size(map);
+    bool absent = count == 0;
+    if (absent)
+        count = ARRAY_LENGTH(usual);
+    const char **names = calloc(count, sizeof *names);
+    if (!names)
+        return error_no_memory(err, "the names of classes");
+    if (absent)
+        memcpy(names, usual, sizeof usual);
+    else
+        status = read_labels(map, names, count, err);
+    if (status) {
+        free(names);
+        return status;
+    }
+    *labels = names;
+    *n = count;
     return STATUS_OK;
 }
 

@@ -56,6 +56,9 @@ enum status config_object_or_dict(const json_t *object, const char *key, const j
 /* A token id, or -1 (*out keeps its default when the key is absent, becomes -1 when null). A list
  * gives its first element. */
 enum status config_token(const json_t *object, const char *key, int32_t *out, struct error *err);
+/* id2label: the names of n classes, by number. *labels is a new array (to be freed) of borrowed
+ * strings; without the key it has the reference's two, "LABEL_0" and "LABEL_1". */
+enum status config_labels(const json_t *object, const char ***labels, size_t *n, struct error *err);
 /* An activation's name; one that we don't have is refused by name. */
 enum status config_activation(const json_t *object, const char *key, enum activation *out,
                               struct error *err);
