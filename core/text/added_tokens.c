@@ -31,9 +31,8 @@ static bool word_around(const char *text, size_t size, size_t start, size_t end)
            unicode_set_has(&unicode_word, code);
 }
 
-enum status added_tokens_split(const struct tokenizer *tokenizer, bool normalized,
-                               const char *text, size_t size, bool first, struct pieces *out,
-                               struct error *err)
+enum status added_tokens_split(const struct tokenizer *tokenizer, bool normalized, const char *text,
+                               size_t size, bool first, struct pieces *out, struct error *err)
 {
     const struct prefix_index *index =
         normalized ? &tokenizer->normalized_index : &tokenizer->raw_index;
@@ -73,8 +72,7 @@ enum status added_tokens_split(const struct tokenizer *tokenizer, bool normalize
                    unicode_set_has(&unicode_whitespace, code))
                 end += n;
         }
-        if (done < start &&
-            !pieces_copy(out, text + done, start - done, -1, first && done == 0))
+        if (done < start && !pieces_copy(out, text + done, start - done, -1, first && done == 0))
             return text_no_room(err, &out->text);
         if (start < end &&
             !pieces_copy(out, text + start, end - start, (int32_t)token->id, first && start == 0))

@@ -32,9 +32,9 @@ bool clean_up_text(struct buffer *text, size_t from, bool with_do_not)
         const char *from, *to;
         bool decoder_only;
     } rows[] = {
-        {" .", ".", false},    {" ?", "?", false},         {" !", "!", false},
-        {" ,", ",", false},    {" ' ", "'", false},        {" n't", "n't", false},
-        {" 'm", "'m", false},  {" do not", " don't", true}, {" 's", "'s", false},
+        {" .", ".", false},     {" ?", "?", false},          {" !", "!", false},
+        {" ,", ",", false},     {" ' ", "'", false},         {" n't", "n't", false},
+        {" 'm", "'m", false},   {" do not", " don't", true}, {" 's", "'s", false},
         {" 've", "'ve", false}, {" 're", "'re", false},
     };
     struct buffer next;
@@ -96,8 +96,7 @@ bool append_lossy(struct buffer *out, const char *data, size_t size)
             continue;
         }
         n = invalid_part((const unsigned char *)data + i, size - i);
-        if (!buffer_append(out, data + done, i - done) ||
-            !buffer_puts(out, replacement_character))
+        if (!buffer_append(out, data + done, i - done) || !buffer_puts(out, replacement_character))
             return false;
         i += n;
         done = i;
@@ -167,8 +166,8 @@ static bool decode_byte_fallback(const struct pieces *in, struct pieces *out)
     for (size_t i = 0; i < in->n && ok; i++) {
         const char *text = in->text.data + in->items[i].start;
         size_t size = in->items[i].size;
-        if (size == 6 && memcmp(text, "<0x", 3) == 0 && text[5] == '>' &&
-            hex_digit(text[3]) >= 0 && hex_digit(text[4]) >= 0) {
+        if (size == 6 && memcmp(text, "<0x", 3) == 0 && text[5] == '>' && hex_digit(text[3]) >= 0 &&
+            hex_digit(text[4]) >= 0) {
             char byte = (char)(hex_digit(text[3]) * 16 + hex_digit(text[4]));
             ok = buffer_append(&bytes, &byte, 1);
         } else {

@@ -26,8 +26,10 @@ static bool load_vocab_object(struct json_reader *r, const json_t *object, struc
         const json_t *value = json_object_iter_value(it);
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id >= TOKENIZER_IDS_MAX)
-            return json_fault(r, "model", "the id of token '%.64s' must be a whole number from 0 "
-                                          "to %d", token, TOKENIZER_IDS_MAX - 1);
+            return json_fault(r, "model",
+                              "the id of token '%.64s' must be a whole number from 0 "
+                              "to %d",
+                              token, TOKENIZER_IDS_MAX - 1);
         if ((size_t)id >= n_ids)
             n_ids = (size_t)id + 1;
         n_bytes += strlen(token);
@@ -146,8 +148,7 @@ static void find_byte_ids(struct model *model)
 /* Indexes all tokens of the vocabulary. */
 static bool index_vocab(struct json_reader *r, struct model *model)
 {
-    struct prefix_entry *entries =
-        arena_array(r->arena, model->vocab.n_ids, sizeof *entries);
+    struct prefix_entry *entries = arena_array(r->arena, model->vocab.n_ids, sizeof *entries);
     if (!entries)
         return no_memory(r);
     size_t n = 0;
@@ -253,10 +254,10 @@ bool load_model(struct tokenizer *t, struct json_reader *r, const json_t *node)
     const json_t *type = json_object_get(node, "type");
     const char *name = json_string_value(type);
     if (!type) /* files older than the field */
-        name = json_object_get(node, "merges")               ? "BPE"
+        name = json_object_get(node, "merges")                      ? "BPE"
                : json_object_get(node, "continuing_subword_prefix") ? "WordPiece"
-               : json_is_array(json_object_get(node, "vocab")) ? "Unigram"
-                                                               : "WordLevel";
+               : json_is_array(json_object_get(node, "vocab"))      ? "Unigram"
+                                                                    : "WordLevel";
     struct model *model = &t->model;
     if (name && strcmp(name, "BPE") == 0) {
         model->kind = MODEL_BPE;

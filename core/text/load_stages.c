@@ -83,9 +83,7 @@ static bool load_sequence(struct tokenizer *t, struct json_reader *r, const json
         return json_fault(r, where, "Sequences nest deeper than %d", TOKENIZER_NESTING_MAX);
     size_t i;
     json_t *item;
-    json_array_foreach(list, i, item)
-        if (!load(t, r, item, nesting + 1))
-            return false;
+    json_array_foreach(list, i, item) if (!load(t, r, item, nesting + 1)) return false;
     return true;
 }
 
@@ -140,8 +138,8 @@ static bool load_charsmap(struct json_reader *r, const json_t *node, struct norm
         return true;
     size_t trie_bytes = 0;
     if (size >= 4)
-        trie_bytes = bytes[0] | (size_t)bytes[1] << 8 | (size_t)bytes[2] << 16 |
-                     (size_t)bytes[3] << 24;
+        trie_bytes =
+            bytes[0] | (size_t)bytes[1] << 8 | (size_t)bytes[2] << 16 | (size_t)bytes[3] << 24;
     if (size < 4 || trie_bytes > size - 4 || trie_bytes % 4)
         return json_fault(r, where, "'precompiled_charsmap' is cut short");
     const unsigned char *array = bytes + 4;
@@ -243,8 +241,9 @@ static bool get_behavior(struct json_reader *r, const json_t *node, const char *
             *out = (enum split_behavior)i;
             return true;
         }
-    return json_fault(r, where, "'behavior' must be Removed, Isolated, MergedWithPrevious, "
-                                "MergedWithNext or Contiguous");
+    return json_fault(r, where,
+                      "'behavior' must be Removed, Isolated, MergedWithPrevious, "
+                      "MergedWithNext or Contiguous");
 }
 
 static bool get_scheme(struct json_reader *r, const json_t *node, const char *where,
@@ -327,8 +326,7 @@ bool load_pretokenizer(struct tokenizer *t, struct json_reader *r, const json_t 
         p->kind = PRETOKENIZER_BYTE_LEVEL;
         ok = json_get_bool(r, node, where, "add_prefix_space", -1, &p->add_prefix_space) &&
              json_get_bool(r, node, where, "use_regex", 1, &p->use_regex) &&
-             load_regex(t, r, where,
-                        (struct str){byte_level_pattern, strlen(byte_level_pattern)},
+             load_regex(t, r, where, (struct str){byte_level_pattern, strlen(byte_level_pattern)},
                         &p->pattern);
     } else if (strcmp(type, "Metaspace") == 0) {
         uint32_t code;

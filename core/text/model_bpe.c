@@ -128,8 +128,8 @@ static enum status split_symbols(const struct model *model, const char *word, si
         length = length ? length : 1;
         const char *key = word + i;
         size_t key_size = length;
-        bool prefixed = i > 0 && model->prefix.size, suffixed = i + length == size &&
-                                                                model->suffix.size;
+        bool prefixed = i > 0 && model->prefix.size,
+             suffixed = i + length == size && model->suffix.size;
         if (prefixed || suffixed) {
             text->size = 0;
             if ((prefixed && !buffer_append(text, model->prefix.data, model->prefix.size)) ||
@@ -198,8 +198,7 @@ enum status model_bpe(const struct model *model, const char *word, size_t size,
         return error_no_memory(err, "a word");
     struct heap heap = {.items = (struct candidate *)(symbols + room)};
     size_t n = 0;
-    enum status status =
-        split_symbols(model, word, size, &scratch->text, symbols, room, &n, err);
+    enum status status = split_symbols(model, word, size, &scratch->text, symbols, room, &n, err);
     if (status)
         return status;
     for (size_t i = 0; i < n; i++) {

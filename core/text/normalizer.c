@@ -41,8 +41,8 @@ static bool lowercase(const char *text, size_t size, struct buffer *out)
 }
 
 /* Leaves out the code points of `set`. */
-static bool filter(const char *text, size_t size, const struct unicode_set *set,
-                   struct buffer *out, bool *first)
+static bool filter(const char *text, size_t size, const struct unicode_set *set, struct buffer *out,
+                   bool *first)
 {
     for (size_t i = 0; i < size;) {
         size_t start = i;
@@ -202,8 +202,8 @@ static bool precompiled(const struct normalizer *n, const char *text, size_t siz
         while (end < size) {
             size_t next = end;
             uint32_t code = next_code(text, size, &next);
-            if (utf8proc_grapheme_break_stateful((utf8proc_int32_t)previous,
-                                                 (utf8proc_int32_t)code, &state))
+            if (utf8proc_grapheme_break_stateful((utf8proc_int32_t)previous, (utf8proc_int32_t)code,
+                                                 &state))
                 break;
             previous = code;
             end = next;

@@ -47,8 +47,7 @@ static bool in_class(const struct pretokenizer *stage, uint32_t code)
     case CLASS_PUNCTUATION:
         return unicode_set_has(&unicode_punctuation, code);
     case CLASS_NUMERIC:
-        return code < 0x80 ? code >= '0' && code <= '9'
-                           : unicode_set_has(&unicode_numeric, code);
+        return code < 0x80 ? code >= '0' && code <= '9' : unicode_set_has(&unicode_numeric, code);
     case CLASS_CODE:
         break;
     }
@@ -61,7 +60,7 @@ struct splitter {
     struct pieces *out;
     size_t base; /* where the text starts in out->text */
     enum split_behavior behavior;
-    bool first;  /* of the whole text */
+    bool first; /* of the whole text */
     bool held, held_match, previous_match;
     size_t held_start, held_end;
 };
@@ -74,8 +73,8 @@ static bool splitter_flush(struct splitter *s)
     size_t size = s->held_end - s->held_start;
     if (size == 0)
         return true;
-    return pieces_add(s->out, (struct piece){s->base + s->held_start, size, -1,
-                                             s->first && s->held_start == 0});
+    return pieces_add(
+        s->out, (struct piece){s->base + s->held_start, size, -1, s->first && s->held_start == 0});
 }
 
 static bool splitter_add(struct splitter *s, size_t start, size_t end, bool match)
@@ -219,8 +218,7 @@ static enum status byte_level(const struct pretokenizer *stage, const char *text
 {
     pieces_clear(plain);
     bool space = stage->add_prefix_space && !(size && text[0] == ' ');
-    if ((space && !buffer_append(&plain->text, " ", 1)) ||
-        !buffer_append(&plain->text, text, size))
+    if ((space && !buffer_append(&plain->text, " ", 1)) || !buffer_append(&plain->text, text, size))
         return text_no_room(err, &plain->text);
     struct splitter s = {.out = plain, .behavior = SPLIT_ISOLATED, .first = first};
     if (stage->use_regex) {
@@ -248,10 +246,10 @@ static enum status metaspace(const struct pretokenizer *stage, const char *text,
 {
     struct str mark = stage->replacement;
     size_t base = out->text.size;
-    bool has_mark = size && (text[0] == ' ' ||
-                             (size >= mark.size && memcmp(text, mark.data, mark.size) == 0));
-    bool prepend = !has_mark && (stage->scheme == PREPEND_ALWAYS ||
-                                 (stage->scheme == PREPEND_FIRST && first));
+    bool has_mark =
+        size && (text[0] == ' ' || (size >= mark.size && memcmp(text, mark.data, mark.size) == 0));
+    bool prepend =
+        !has_mark && (stage->scheme == PREPEND_ALWAYS || (stage->scheme == PREPEND_FIRST && first));
     bool ok = !prepend || buffer_append(&out->text, mark.data, mark.size);
     for (size_t i = 0; i < size && ok;) {
         const char *space = memchr(text + i, ' ', size - i);
@@ -262,8 +260,8 @@ static enum status metaspace(const struct pretokenizer *stage, const char *text,
     }
     if (!ok)
         return text_no_room(err, &out->text);
-    struct splitter s = {.out = out, .base = base, .first = first,
-                         .behavior = SPLIT_MERGED_WITH_NEXT};
+    struct splitter s = {
+        .out = out, .base = base, .first = first, .behavior = SPLIT_MERGED_WITH_NEXT};
     size_t n = out->text.size - base;
     enum status status = STATUS_OK;
     if (stage->split) {
@@ -300,8 +298,8 @@ enum status pretokenize(const struct pretokenizer *stage, const struct pieces *i
             status = metaspace(stage, text, piece.size, piece.first, out, err);
             continue;
         }
-        struct splitter s = {.out = out, .base = out->text.size, .behavior = stage->behavior,
-                             .first = piece.first};
+        struct splitter s = {
+            .out = out, .base = out->text.size, .behavior = stage->behavior, .first = piece.first};
         if (!buffer_append(&out->text, text, piece.size)) {
             status = text_no_room(err, &out->text);
             break;

@@ -7,6 +7,7 @@
  *   \p{L} and its like         with the code points that PCRE2's older Unicode lacks
  *   [a[bc]]                    a nested class is a union: the inner brackets go
  *   X{1,3}+                    not possessive there but repeated: (?:X{1,3})+
+ *   [:punct:] [:space:] [:word:]  inside classes, likewise
  *   ^ $                        always at lines
  * Refused: && in a class, negated nested classes. A compiled pattern is read-only and shared by
  * all threads; a matcher belongs to one call.
@@ -28,6 +29,7 @@ struct regex {
 
 enum { MATCH_LIMIT = 20000000, MATCH_HEAP_KIB = 131072 };
 
+static const char word_items[] = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}";
 static const char white_space[] = "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}"
                                   "\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
 static const char not_white_space[] =
@@ -106,17 +108,18 @@ static size_t put_escape(struct buffer *out, const char *pattern, size_t size, b
         *ok = put_item(out, in_class, false, "0-9a-fA-F", NULL);
         return 2;
     case 'H':
-        *ok = put_item(out, in_class, false, "\\x{0}-\\x{2f}\\x{3a}-\\x{40}\\x{47}-\\x{60}"
-                                             "\\x{67}-\\x{10ffff}", NULL);
+        *ok = put_item(out, in_class, false,
+                       "\\x{0}-\\x{2f}\\x{3a}-\\x{40}\\x{47}-\\x{60}"
+                       "\\x{67}-\\x{10ffff}",
+                       NULL);
         return 2;
     case 'w':
-        *ok = put_item(out, in_class, false, "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}",
-                       &unicode_new_word);
+        *ok = put_item(out, in_class, false, word_items, &unicode_new_word);
         return 2;
     case 'W':
         if (in_class)
             break;
-        *ok = put_item(out, false, true, "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}", &unicode_new_word);
+        *ok = put_item(out, false, true, word_items, &unicode_new_word);
         return 2;
     case 'u':
         if (size >= 6 && is_hex(pattern[2]) && is_hex(pattern[3]) && is_hex(pattern[4]) &&
@@ -135,6 +138,38 @@ static size_t put_escape(struct buffer *out, const char *pattern, size_t size, b
     }
     *ok = buffer_append(out, pattern, 2);
     return 2;
+}
+
+/* \p{name} with what PCRE2 lacks of it, inside a class. */
+static bool put_class_property(struct buffer *out, const char *name)
+{
+    if (!buffer_printf(out, "\\p{%s}", name))
+        return false;
+    for (size_t i = 0; i < n_unicode_properties; i++)
+        if (strcmp(unicode_properties[i].name, name) == 0)
+            return put_set(out, unicode_properties[i].set);
+    return true;
+}
+
+/* [:name:] inside a class. Returns the bytes used. */
+static size_t put_posix(struct buffer *out, const char *pattern, size_t size, bool *ok)
+{
+    if (size >= 9 && memcmp(pattern, "[:punct:]", 9) == 0) {
+        *ok = put_class_property(out, "P") && put_class_property(out, "S");
+        return 9;
+    }
+    if (size >= 9 && memcmp(pattern, "[:space:]", 9) == 0) {
+        *ok = buffer_puts(out, white_space);
+        return 9;
+    }
+    if (size >= 8 && memcmp(pattern, "[:word:]", 8) == 0) {
+        *ok = put_item(out, true, false, word_items, &unicode_new_word);
+        return 8;
+    }
+    const char *end = memmem(pattern, size, ":]", 2);
+    size_t n = end ? (size_t)(end - pattern) + 2 : 1;
+    *ok = buffer_append(out, pattern, n);
+    return n;
 }
 
 /* Puts "(?:" at `at` and ")" at the end. */
@@ -170,11 +205,8 @@ static enum status translate(const char *pattern, size_t size, struct buffer *ou
                 atom = out->size;
             i += put_escape(out, pattern + i, size - i, in_class, &ok);
         } else if (in_class) {
-            if (c == '[' && i + 1 < size && pattern[i + 1] == ':') { /* [:alpha:] */
-                const char *end = memmem(pattern + i, size - i, ":]", 2);
-                size_t n = end ? (size_t)(end - (pattern + i)) + 2 : 1;
-                ok = buffer_append(out, pattern + i, n);
-                i += n;
+            if (c == '[' && i + 1 < size && pattern[i + 1] == ':') {
+                i += put_posix(out, pattern + i, size - i, &ok);
             } else if (c == '[') {
                 if (i + 1 < size && pattern[i + 1] == '^')
                     return error_set(err, STATUS_BAD_CHECKPOINT,

@@ -3,8 +3,8 @@
  *
  * A text runs through: added tokens (raw) → normalizer → added tokens (normalized) →
  * pre-tokenizers → model → truncation → post-processor; ids run back through the decoders. Text
- * under way is a `struct pieces`: one byte buffer and spans of it, some of which are tokens already.
- * Each stage reads one and fills the next.
+ * under way is a `struct pieces`: one byte buffer and spans of it, some of which are tokens
+ * already. Each stage reads one and fills the next.
  *
  * Everything a tokenizer owns lives in its arena, save the compiled patterns, which are listed for
  * release. Nothing is written after tokenizer_open().
@@ -47,9 +47,9 @@ static inline bool str_is(struct str a, const char *data, size_t size)
 struct vocab {
     struct str *by_id; /* [n_ids], data NULL where there is a hole */
     size_t n_ids;
-    size_t n_tokens;   /* distinct tokens */
-    uint32_t *slots;   /* [n_slots], id + 1, 0 = empty */
-    size_t n_slots;    /* a power of two */
+    size_t n_tokens; /* distinct tokens */
+    uint32_t *slots; /* [n_slots], id + 1, 0 = empty */
+    size_t n_slots;  /* a power of two */
 };
 
 /* Room for ids below n_ids and n_tokens tokens. false when out of memory. */
@@ -66,14 +66,15 @@ struct prefix_entry {
 struct prefix_index {
     struct prefix_entry *entries; /* [n], bytewise ascending */
     size_t n;
-    uint32_t first[257];          /* entries starting with byte b: first[b] .. first[b + 1] */
+    uint32_t first[257]; /* entries starting with byte b: first[b] .. first[b + 1] */
 };
 struct prefix_cursor {
     uint32_t low, high; /* entries that share the bytes walked */
     uint32_t depth;
 };
 
-/* Sorts entries[0..n) in place (borrowed); of equal strings the one with the largest value stays. */
+/* Sorts entries[0..n) in place (borrowed); of equal strings the one with the largest value stays.
+ */
 void prefix_index_init(struct prefix_index *index, struct prefix_entry *entries, size_t n);
 /* Walks one byte; false when no string goes on with it (the cursor is spent then). Start from
  * {0}. */
@@ -258,8 +259,8 @@ struct tokenizer {
     struct model model;
     struct added_token *added; /* in the order they were added */
     size_t n_added;
-    struct vocab added_vocab;               /* content → index into added */
-    uint32_t *added_by_id;                  /* [added_ids_end], index + 1 into added, 0 = none */
+    struct vocab added_vocab; /* content → index into added */
+    uint32_t *added_by_id;    /* [added_ids_end], index + 1 into added, 0 = none */
     size_t added_ids_end;
     struct prefix_index raw_index, normalized_index; /* of added tokens, value = index into added */
     int32_t *prefix_ids, *suffix_ids;                /* the post-processor, flattened */
@@ -316,9 +317,8 @@ size_t merge_slot(uint64_t pair, size_t n_slots);
 
 /* added_tokens.c */
 /* Splits text at added tokens (those with normalized == `normalized`) and appends the pieces. */
-enum status added_tokens_split(const struct tokenizer *tokenizer, bool normalized,
-                               const char *text, size_t size, bool first, struct pieces *out,
-                               struct error *err);
+enum status added_tokens_split(const struct tokenizer *tokenizer, bool normalized, const char *text,
+                               size_t size, bool first, struct pieces *out, struct error *err);
 
 /* decoder.c: runs one stage. */
 enum status decode_stage(const struct decoder *stage, const struct pieces *in, struct pieces *out,

@@ -59,8 +59,8 @@ static enum status prepare(const struct tokenizer *t, const char *text, size_t s
         if (t->n_normalizers) {
             status = normalize(t, data, piece.size, &normalized, &spare, &first, err);
             if (!status)
-                status = added_tokens_split(t, true, normalized.data, normalized.size, first, out,
-                                            err);
+                status =
+                    added_tokens_split(t, true, normalized.data, normalized.size, first, out, err);
         } else {
             status = added_tokens_split(t, true, data, piece.size, first, out, err);
         }

@@ -185,8 +185,7 @@ static enum status put_decoder_tokens(const struct files *f, json_t *list, struc
     const char **keys = calloc(n ? n : 1, sizeof *keys);
     if (!keys)
         return error_no_memory(err, "tokenizer_config.json");
-    for (void *it = json_object_iter(decoder); it && i < n;
-         it = json_object_iter_next(decoder, it))
+    for (void *it = json_object_iter(decoder); it && i < n; it = json_object_iter_next(decoder, it))
         keys[i++] = json_object_iter_key(it);
     qsort(keys, i, sizeof *keys, compare_ids);
     bool ok = true;
@@ -197,7 +196,8 @@ static enum status put_decoder_tokens(const struct files *f, json_t *list, struc
             free(keys);
             return error_set(err, STATUS_BAD_CHECKPOINT,
                              "tokenizer_config.json: added_tokens_decoder: token %.32s must be an "
-                             "object with a string 'content'", keys[k]);
+                             "object with a string 'content'",
+                             keys[k]);
         }
         json_t *node = json_copy((json_t *)token);
         json_object_del(node, "id");
@@ -227,9 +227,8 @@ static enum status extra_tokens(const struct files *f, json_t **out, struct erro
         const json_t *tokens = special_setting(f, more[k]);
         size_t i;
         json_t *token;
-        json_array_foreach(tokens, i, token)
-            if (ok && content_of(token))
-                ok = put_special(list, token, content_of(token));
+        json_array_foreach(tokens, i, token) if (ok && content_of(token)) ok =
+            put_special(list, token, content_of(token));
     }
     if (!status && !ok)
         status = error_no_memory(err, "special tokens");
@@ -366,8 +365,8 @@ static json_t *bert_json(const struct files *f, json_t *vocab, const json_t *ext
         config_bool(f, "do_lower_case", true), "pre_tokenizer", "type", "BertPreTokenizer",
         "decoder", "type", "WordPiece", "prefix", "##", "cleanup", 1, "model", "type", "WordPiece",
         "unk_token", unk ? unk : "None", "continuing_subword_prefix", "##",
-        "max_input_chars_per_word", 100, "vocab", vocab, "post_processor", "type",
-        "BertProcessing", "cls", cls, cls_id, "sep", sep, sep_id);
+        "max_input_chars_per_word", 100, "vocab", vocab, "post_processor", "type", "BertProcessing",
+        "cls", cls, cls_id, "sep", sep, sep_id);
 }
 
 /* What CLIPTokenizer builds. Takes the references of vocab and merges. */
@@ -396,12 +395,12 @@ static json_t *clip_json(const struct files *f, json_t *vocab, json_t *merges, c
 /* What GPT2Tokenizer builds. Takes the references of vocab and merges. */
 static json_t *gpt2_json(const struct files *f, json_t *vocab, json_t *merges, const json_t *extra)
 {
-    json_t *root = json_pack(
-        "{s:{s:s, s:b, s:b, s:b}, s:{s:s}, s:{s:s, s:s, s:s, s:b, s:o, s:o}}", "pre_tokenizer",
-        "type", "ByteLevel", "add_prefix_space", config_bool(f, "add_prefix_space", false),
-        "trim_offsets", 1, "use_regex", 1, "decoder", "type", "ByteLevel", "model", "type", "BPE",
-        "continuing_subword_prefix", "", "end_of_word_suffix", "", "fuse_unk", 0, "vocab", vocab,
-        "merges", merges);
+    json_t *root = json_pack("{s:{s:s, s:b, s:b, s:b}, s:{s:s}, s:{s:s, s:s, s:s, s:b, s:o, s:o}}",
+                             "pre_tokenizer", "type", "ByteLevel", "add_prefix_space",
+                             config_bool(f, "add_prefix_space", false), "trim_offsets", 1,
+                             "use_regex", 1, "decoder", "type", "ByteLevel", "model", "type", "BPE",
+                             "continuing_subword_prefix", "", "end_of_word_suffix", "", "fuse_unk",
+                             0, "vocab", vocab, "merges", merges);
     json_t *single = json_array(), *specials = json_object();
     const char *ends[2] = {
         config_bool(f, "add_bos_token", false) ? named_token(f, 0) : NULL,
@@ -414,11 +413,11 @@ static json_t *gpt2_json(const struct files *f, json_t *vocab, json_t *merges, c
                      single, json_pack("{s:{s:s, s:i}}", "Sequence", "id", "A", "type_id", 0)) == 0;
         if (!ok || !ends[i])
             continue;
-        ok = json_array_append_new(single, json_pack("{s:{s:s, s:i}}", "SpecialToken", "id",
-                                                     ends[i], "type_id", 0)) == 0 &&
-             json_object_set_new(specials, ends[i],
-                                 json_pack("{s:[I]}", "ids", future_id(vocab, extra, ends[i]))) ==
-                 0;
+        ok =
+            json_array_append_new(single, json_pack("{s:{s:s, s:i}}", "SpecialToken", "id", ends[i],
+                                                    "type_id", 0)) == 0 &&
+            json_object_set_new(specials, ends[i],
+                                json_pack("{s:[I]}", "ids", future_id(vocab, extra, ends[i]))) == 0;
     }
     json_t *post = json_pack("{s:s, s:o, s:o}", "type", "TemplateProcessing", "single", single,
                              "special_tokens", specials);
@@ -452,12 +451,14 @@ static enum status build_json(struct files *f, json_t **root, json_t **extra, st
         } else if (!status) {
             status = error_set(err, STATUS_BAD_CHECKPOINT,
                                "%s: has neither tokenizer.json nor vocab.txt nor vocab.json with "
-                               "merges.txt", f->directory);
+                               "merges.txt",
+                               f->directory);
         }
     } else {
         status = error_set(err, STATUS_BAD_CHECKPOINT,
                            "%s: has no tokenizer.json, and the vocabulary files of tokenizer_class "
-                           "'%.64s' can't be read", f->directory, f->class_name);
+                           "'%.64s' can't be read",
+                           f->directory, f->class_name);
     }
     free(text);
     free(merges_text);
@@ -499,10 +500,10 @@ static void read_settings(struct tokenizer *t, const struct files *f)
         f, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", false);
     t->clean_up = config_bool(f, "clean_up_tokenization_spaces", false) &&
                   (t->model.kind != MODEL_BPE || force);
-    t->clip_decode = f->family == FAMILY_CLIP ||
-                     (!f->class_name && t->model.kind == MODEL_BPE &&
-                      str_is(t->model.suffix, "</w>", 4) && t->n_decoders == 1 &&
-                      t->decoders[0].kind == DECODER_BYTE_LEVEL);
+    t->clip_decode =
+        f->family == FAMILY_CLIP ||
+        (!f->class_name && t->model.kind == MODEL_BPE && str_is(t->model.suffix, "</w>", 4) &&
+         t->n_decoders == 1 && t->decoders[0].kind == DECODER_BYTE_LEVEL);
 }
 
 enum status tokenizer_load_directory(struct tokenizer *t, const char *directory, struct error *err)
@@ -514,8 +515,8 @@ enum status tokenizer_load_directory(struct tokenizer *t, const char *directory,
     enum status status =
         read_json(directory, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL, &f.config, err);
     if (!status)
-        status = read_json(directory, "special_tokens_map.json", JSON_DECODE_INT_AS_REAL, &f.map,
-                           err);
+        status =
+            read_json(directory, "special_tokens_map.json", JSON_DECODE_INT_AS_REAL, &f.map, err);
     if (!status) {
         f.class_name = json_string_value(json_object_get(f.config, "tokenizer_class"));
         f.family = family_of(f.class_name);

@@ -236,10 +236,9 @@ static bool load_template(struct tokenizer *t, struct json_reader *r, const json
             return json_fault(r, where, "'single' has a special token without 'ids'");
         size_t k;
         json_t *id;
-        json_array_foreach(ids, k, id)
-            if (!(seen ? put_id(t, r, id, post->after, &post->n_after)
-                       : put_id(t, r, id, before, &n_before)))
-                return false;
+        json_array_foreach(ids, k,
+                           id) if (!(seen ? put_id(t, r, id, post->after, &post->n_after)
+                                          : put_id(t, r, id, before, &n_before))) return false;
     }
     if (!seen)
         return json_fault(r, where, "'single' must have sequence A once");
@@ -274,9 +273,8 @@ static bool load_post(struct tokenizer *t, struct json_reader *r, const json_t *
                               TOKENIZER_NESTING_MAX);
         size_t i;
         json_t *item;
-        json_array_foreach(list, i, item)
-            if (!load_post(t, r, item, nesting + 1, post))
-                return false;
+        json_array_foreach(list, i,
+                           item) if (!load_post(t, r, item, nesting + 1, post)) return false;
         return true;
     }
     return json_fault(r, "post_processor", "type '%s' is not supported", type);

@@ -56,7 +56,7 @@ struct codes {
     struct code {
         uint32_t code;
         uint32_t class;
-    } *items;
+    } * items;
     size_t n, capacity;
 };
 
@@ -88,9 +88,8 @@ static bool decompose(struct codes *codes, uint32_t code, bool compatibility)
     utf8proc_int32_t parts[32]; /* the longest decomposition is 18 */
     int boundary = 0;
     utf8proc_option_t options = UTF8PROC_DECOMPOSE | (compatibility ? UTF8PROC_COMPAT : 0);
-    utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)code, parts,
-                                                 (utf8proc_ssize_t)ARRAY_LENGTH(parts), options,
-                                                 &boundary);
+    utf8proc_ssize_t n = utf8proc_decompose_char(
+        (utf8proc_int32_t)code, parts, (utf8proc_ssize_t)ARRAY_LENGTH(parts), options, &boundary);
     if (n < 0 || n > (utf8proc_ssize_t)ARRAY_LENGTH(parts))
         return codes_add(codes, code, 0);
     for (utf8proc_ssize_t i = 0; i < n; i++)

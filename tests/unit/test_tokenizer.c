@@ -12,9 +12,23 @@
 #include "core/text/tokenizer.h"
 
 static const char *const names[] = {
-    "bert_cased_files", "bert_uncased", "bert_uncased_files", "clip", "clip_files", "gpt2",
-    "gpt2_files", "llama3", "llama_first", "llama_legacy", "mixed_bpe", "mixed_split",
-    "mixed_wordlevel", "mixed_wordpiece", "qwen2", "siglip", "xlmr",
+    "bert_cased_files",
+    "bert_uncased",
+    "bert_uncased_files",
+    "clip",
+    "clip_files",
+    "gpt2",
+    "gpt2_files",
+    "llama3",
+    "llama_first",
+    "llama_legacy",
+    "mixed_bpe",
+    "mixed_split",
+    "mixed_wordlevel",
+    "mixed_wordpiece",
+    "qwen2",
+    "siglip",
+    "xlmr",
 };
 
 static json_t *load(const char *name, const char *file)
@@ -104,8 +118,9 @@ START_TEST(tokenizer_agrees_with_reference)
         struct tokens tokens;
         for (int special = 0; special < 2; special++) {
             struct encode_options options = {.add_special_tokens = special == 1};
-            enum status status = tokenizer_encode(tokenizer, json_string_value(text),
-                                                  json_string_length(text), &options, &tokens, &err);
+            enum status status =
+                tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text),
+                                 &options, &tokens, &err);
             ck_assert_msg(status == STATUS_OK, "%s, text %zu: %s", name, i, err.message);
             ck_assert(!tokens.truncated);
             check_ids(name, i, json_array_get(row, (size_t)special), &tokens);
