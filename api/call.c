@@ -26,8 +26,12 @@
 enum { PHASE_NEW, PHASE_WAITING, PHASE_DONE };
 enum { ARENA_EXTRA_BYTES = 64 << 20 }; /* of a call, beside three times its body */
 
+enum { TIMEOUT_MS_MAX = 86400000 };
+
 static const struct field common_fields[] = {
     {"user", FIELD_STRING, FIELD_IGNORED, .help = "accepted and ignored"},
+    {"timeout_ms", FIELD_INTEGER, .min = 1, .max = TIMEOUT_MS_MAX,
+     .help = "give up after this long; the server's own bound holds too"},
     {NULL},
 };
 
@@ -53,6 +57,14 @@ size_t endpoint_tables(const struct endpoint *endpoint,
 /* ---- life ---------------------------------------------------------------------------------------
  */
 
+/* The call must end this long after it came in, or earlier where it was so before; 0 = no bound. */
+static void limit_time(struct call *call, uint64_t timeout_ms)
+{
+    uint64_t deadline_ns = call->request.received_ns + timeout_ms * 1000000;
+    if (timeout_ms && (!call->deadline_ns || deadline_ns < call->deadline_ns))
+        call->deadline_ns = deadline_ns;
+}
+
 struct call *call_new(struct api *api, const struct route *route,
                       const struct http_request *request, void (*wake)(void *context),
                       void *context, struct error *err)
@@ -76,11 +88,8 @@ struct call *call_new(struct api *api, const struct route *route,
         arena_bytes = ARENA_EXTRA_BYTES;
     arena_init(&call->arena, arena_bytes);
 
-    uint64_t timeout_ms = (uint64_t)api_options(api)->request_timeout_s * 1000;
-    if (request->timeout_ms && (!timeout_ms || request->timeout_ms < timeout_ms))
-        timeout_ms = request->timeout_ms;
-    if (timeout_ms)
-        call->deadline_ns = request->received_ns + timeout_ms * 1000000;
+    limit_time(call, (uint64_t)api_options(api)->request_timeout_s * 1000);
+    limit_time(call, request->timeout_ms);
 
     call->reply.status = 200;
     call->reply.content_type = "application/json";
@@ -171,6 +180,8 @@ static enum status start(struct call *call, struct error *err)
         .max_items = api_options(call->api)->max_items,
     };
     enum status status = form_parse(&call->form, &call->arena, &request, err);
+    if (!status)
+        limit_time(call, (uint64_t)form_integer(&call->form, "timeout_ms", 0));
     if (!status && endpoint->uses_model)
         status =
             call_use_model(call, form_string(&call->form, "model", NULL).data, endpoint->task, err);
@@ -187,6 +198,10 @@ static void account(struct call *call)
     call->timings.forward_ms += (double)job->forward_ns * 1e-6;
     if (job->batch_size > call->timings.batch_size)
         call->timings.batch_size = job->batch_size;
+    for (size_t i = 0; i < job->n_works; i++) {
+        call->n_pictures += job->works[i].n_images > 0;
+        call->n_cached += job->works[i].cached;
+    }
 }
 
 static void put_timings(struct call *call)
@@ -226,6 +241,11 @@ static void call_finish(struct call *call, enum status status, struct error *err
                      "queue;dur=%.1f, preprocess;dur=%.1f, forward;dur=%.1f, total;dur=%.1f",
                      call->timings.queue_ms, call->timings.preprocess_ms, call->timings.forward_ms,
                      call->timings.total_ms);
+    if (!status && call->n_pictures)
+        reply_header(reply, "X-Cache", "%s",
+                     call->n_cached == call->n_pictures ? "hit"
+                     : call->n_cached                   ? "partial"
+                                                        : "miss");
     call->phase = PHASE_DONE;
 }
 

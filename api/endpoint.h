@@ -74,7 +74,7 @@ struct call {
     struct http_reply reply;
     bool is_bytes; /* the reply is not call->out */
     struct call_timings timings;
-    uint64_t step_started_ns;
+    size_t n_pictures, n_cached; /* works that had pictures; whose features were all known */
     struct lane *submit_lane;
     struct job *submit_job;
     pthread_mutex_t lock; /* guards running and cancelled; last in the order */

@@ -332,7 +332,8 @@ static json_t *parse_json(const char *text, size_t size, size_t flags, struct er
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | flags, &fault);
     if (root)
         return root;
-    if (json_error_code(&fault) == json_error_out_of_memory)
+    /* jansson leaves the text empty where it could not even begin. */
+    if (json_error_code(&fault) == json_error_out_of_memory || !fault.text[0])
         error_no_memory(err, "the JSON body");
     else
         error_set(err, STATUS_BAD_JSON, "not valid JSON: %s (line %d, column %d)", fault.text,

@@ -35,6 +35,39 @@ static char *data_path(const char *name)
     return path;
 }
 
+/* A model that answers with one of three labels: the shortest questions get the first. */
+static const char *const answer_labels[] = {"yes", "no", "two"};
+static struct architecture labeller;
+
+static enum status score_labels(const struct model *model, const struct compute *compute,
+                                enum task task, const struct pair *pairs, size_t n, float *out,
+                                struct error *err)
+{
+    (void)model, (void)compute, (void)err;
+    ck_assert_int_eq(task, TASK_VQA);
+    for (size_t i = 0; i < n; i++) {
+        out[3 * i] = 0.25f;
+        out[3 * i + 1] = pairs[i].n_images == 2 ? 0.5f : 0.125f;
+        out[3 * i + 2] = 0.0625f;
+    }
+    return STATUS_OK;
+}
+
+static void add_labeller(void)
+{
+    struct error err = {0};
+    struct model *model = model_open("labeller", data_path("checkpoints/blip-vqa-tiny"), &err);
+    ck_assert_msg(model != NULL, "%s", err.message);
+    labeller = *model->architecture;
+    labeller.tasks = TASK_BIT(VQA);
+    labeller.score_pairs = score_labels;
+    model->architecture = &labeller;
+    model->traits.labels = answer_labels;
+    model->traits.n_outputs = 3;
+    model->traits.max_images = 2;
+    ck_assert(!runtime_add(runtime, model, &err));
+}
+
 static void open_world(void)
 {
     static const char *const models[][2] = {
@@ -51,6 +84,7 @@ static void open_world(void)
         ck_assert_msg(model != NULL, "%s", err.message);
         ck_assert(!runtime_add(runtime, model, &err));
     }
+    add_labeller();
     store = store_open("memory:", &err);
     ck_assert_msg(store != NULL, "%s", err.message);
     api = api_new(&options, runtime, store, &err);
@@ -275,7 +309,7 @@ START_TEST(models_info_and_version_tell_what_is_served)
 {
     struct reply reply = want(ask("GET", "/v1/models", "", NULL, NULL, 0));
     const json_t *data = json_object_get(reply.json, "data");
-    ck_assert_uint_eq(json_array_size(data), 4);
+    ck_assert_uint_eq(json_array_size(data), 5);
     ck_assert_str_eq(string_at(json_array_get(data, 0), "id"), "clip");
     ck_assert_str_eq(string_at(json_array_get(data, 0), "architecture"), "CLIPModel");
     ck_assert_str_eq(string_at(json_array_get(data, 0), "dtype"), "F32");
@@ -557,6 +591,25 @@ START_TEST(generation_fields_steer)
 }
 END_TEST
 
+START_TEST(labels_are_answers_where_the_model_has_them)
+{
+    struct reply reply = want(post("/v1/vqa", "{\"image\": \"@photo_97x61.jpg\", \"question\": "
+                                              "\"is it?\", \"model\": \"labeller\"}"));
+    ck_assert_str_eq(string_at(reply.json, "answer"), "yes");
+    ck_assert(number_at(reply.json, "score") == 0.25);
+    ck_assert_uint_eq(json_array_size(json_object_get(reply.json, "answers")), 3);
+    reply_free(&reply);
+    reply = want(post("/v1/vqa", "{\"images\": [\"@photo_97x61.jpg\", \"@wide_200x150.jpg\"], "
+                                 "\"question\": \"is it?\", \"model\": \"labeller\", "
+                                 "\"top_k\": 2}"));
+    ck_assert_str_eq(string_at(reply.json, "answer"), "no");
+    const json_t *answers = json_object_get(reply.json, "answers");
+    ck_assert_uint_eq(json_array_size(answers), 2);
+    ck_assert_str_eq(string_at(json_array_get(answers, 1), "answer"), "yes");
+    reply_free(&reply);
+}
+END_TEST
+
 START_TEST(faults_get_their_status_and_name_the_field)
 {
 #define PHOTO "\"image\": \"@photo_97x61.jpg\""
@@ -823,12 +876,66 @@ START_TEST(late_and_cancelled_calls_are_not_computed)
     struct reply reply = ask_with(api, &question);
     ck_assert_int_eq(reply.status, 504);
     reply_free(&reply);
+    char *impatient = expand("{\"image\": \"@photo_97x61.jpg\", \"timeout_ms\": 20}");
+    question.timeout_ms = 0;
+    question.body = impatient;
+    question.size = strlen(impatient);
+    reply = ask_with(api, &question);
+    ck_assert_int_eq(reply.status, 504);
+    reply_free(&reply);
+    free(impatient);
+    question.body = body;
+    question.size = strlen(body);
     question.age_ns = 0;
     question.timeout_ms = 60000;
     question.is_cancelled = true;
     reply = ask_with(api, &question);
     ck_assert_int_eq(reply.status, 499);
     reply_free(&reply);
+    free(body);
+}
+END_TEST
+
+/* Several clients at once, every third of which goes away at some moment. */
+static void *impatient_client(void *context)
+{
+    const char *body = context;
+    for (int i = 0; i < 12; i++) {
+        struct error err = {0};
+        struct route route = {0};
+        ck_assert(!api_route(api, "POST", "/v1/caption", &route, &err));
+        const struct http_request request = {.query = "",
+                                             .content_type = "application/json",
+                                             .body = body,
+                                             .body_bytes = strlen(body),
+                                             .request_id = "",
+                                             .received_ns = clock_ns()};
+        sem_t woken;
+        sem_init(&woken, 0, 0);
+        struct call *call = call_new(api, &route, &request, on_wake, &woken, &err);
+        bool is_done = call_step(call);
+        if (i % 3 == 0)
+            call_cancel(call);
+        while (!is_done) {
+            sem_wait(&woken);
+            is_done = call_step(call);
+        }
+        int status = call_reply(call)->status;
+        ck_assert_msg(status == 200 || (i % 3 == 0 && status == 499), "%d", status);
+        call_free(call);
+        sem_destroy(&woken);
+    }
+    return NULL;
+}
+
+START_TEST(calls_of_many_threads_do_not_disturb_each_other)
+{
+    char *body = expand("{\"image\": \"@photo_97x61.jpg\", \"max_tokens\": 5}");
+    pthread_t threads[4];
+    for (size_t i = 0; i < ARRAY_LENGTH(threads); i++)
+        ck_assert(!pthread_create(&threads[i], NULL, impatient_client, body));
+    for (size_t i = 0; i < ARRAY_LENGTH(threads); i++)
+        pthread_join(threads[i], NULL);
     free(body);
 }
 END_TEST
@@ -900,10 +1007,12 @@ int main(void)
     tcase_add_test(tcase, embeddings_stand_alone_and_are_normalised);
     tcase_add_test(tcase, classify_follows_the_models_own_cosines);
     tcase_add_test(tcase, generation_fields_steer);
+    tcase_add_test(tcase, labels_are_answers_where_the_model_has_them);
     tcase_add_test(tcase, faults_get_their_status_and_name_the_field);
     tcase_add_test(tcase, collections_keep_embed_search_and_rerank);
     tcase_add_test(tcase, collections_refuse_what_does_not_fit);
     tcase_add_test(tcase, late_and_cancelled_calls_are_not_computed);
+    tcase_add_test(tcase, calls_of_many_threads_do_not_disturb_each_other);
     tcase_add_test(tcase, a_reply_past_its_bound_is_an_error);
     tcase_add_test(tcase, without_store_or_models_it_says_so);
     tcase_add_test(tcase, admission_comes_before_decoding);

@@ -448,6 +448,106 @@ START_TEST(multipart_is_bounded)
 }
 END_TEST
 
+/* ---- faults of all kinds ------------------------------------------------------------------------
+ */
+
+static const char mixed_parts[] =
+    "pre\r\n" FILE_PART("images", "a.png") "\r\n--\xff\r\n" PART("texts") "one\r\n" PART(
+        "vector") "[1, 2]\r\n" PART("any") "{\"a\": [1, \"x\"]}\r\n" PART("count") "7\r\n--B--";
+static const char mixed_json[] =
+    "{\"image\":{\"b64\":\"aGk=\"},\"texts\":[\"\\u00e9\",\"b\"],\"count\":12,\"vector\":[1.5,-2],"
+    "\"filter\":{\"a\":null},\"flag\":true,\"any\":[{\"text\":\"c\"}],\"ratio\":0.5}";
+
+START_TEST(damaged_bodies_are_refused_or_read_but_never_more)
+{
+    static const struct {
+        const char *type, *body;
+        size_t size;
+    } seeds[] = {
+        {"multipart/form-data; boundary=B", mixed_parts, sizeof mixed_parts - 1},
+        {"application/json", mixed_json, sizeof mixed_json - 1},
+    };
+    uint32_t random = 12345;
+    for (size_t s = 0; s < ARRAY_LENGTH(seeds); s++) {
+        expect("undamaged", all_types, "", seeds[s].type, seeds[s].body, seeds[s].size, STATUS_OK,
+               NULL);
+        for (int round = 0; round < 4000; round++) {
+            /* Of its exact size, so that a sanitizer sees a byte read past it. */
+            char *body = malloc(seeds[s].size);
+            memcpy(body, seeds[s].body, seeds[s].size);
+            for (int k = 0; k <= round % 4; k++) {
+                random = random * 1664525 + 1013904223;
+                size_t at = (random >> 8) % seeds[s].size;
+                static const char bytes[] = "\r\n-B\"\\{}[],:;= \xff\x00\x01"
+                                            "e9";
+                body[at] = bytes[(random >> 3) % sizeof bytes];
+            }
+            struct parsed parsed;
+            parse(&parsed, all_types, "", seeds[s].type, body, seeds[s].size);
+            release(&parsed);
+            free(body);
+        }
+    }
+}
+END_TEST
+
+static size_t allocations_left;
+
+static void *failing_malloc(size_t size)
+{
+    if (!allocations_left)
+        return NULL;
+    allocations_left--;
+    return malloc(size);
+}
+
+START_TEST(memory_that_runs_out_is_a_status)
+{
+    const struct field *table = all_types;
+    struct form_request request = {.tables = &table,
+                                   .n_tables = 1,
+                                   .body_forms = BODY_FORMS,
+                                   .query = "text=a",
+                                   .max_items = 8};
+    for (int form = 0; form < 2; form++) {
+        request.content_type = form ? "multipart/form-data; boundary=B" : "application/json";
+        request.body = form ? mixed_parts : mixed_json;
+        request.body_bytes = strlen(request.body);
+        bool done = false;
+        for (size_t n = 0; n < 200 && !done; n++) {
+            struct arena arena;
+            struct form parsed;
+            struct error err = {0};
+            arena_init(&arena, 64 * (n + 1));
+            enum status status = form_parse(&parsed, &arena, &request, &err);
+            ck_assert_msg(!status || status == STATUS_NO_MEMORY, "%s", err.message);
+            done = !status;
+            form_release(&parsed);
+            arena_release(&arena);
+        }
+        ck_assert(done);
+        done = false;
+        for (size_t n = 0; n < 2000 && !done; n++) {
+            struct arena arena;
+            struct form parsed;
+            struct error err = {0};
+            arena_init(&arena, 0);
+            allocations_left = n;
+            json_set_alloc_funcs(failing_malloc, free);
+            enum status status = form_parse(&parsed, &arena, &request, &err);
+            form_release(&parsed);
+            json_set_alloc_funcs(malloc, free);
+            /* jansson calls some allocations that fail in its lexer a syntax error. */
+            ck_assert_msg(!status || status == STATUS_NO_MEMORY || status == STATUS_BAD_JSON,
+                          "%zu: %s", n, err.message);
+            done = !status;
+            arena_release(&arena);
+        }
+        ck_assert(done);
+    }
+}
+END_TEST
+
 /* ---- base64, percent, router --------------------------------------------------------------------
  */
 
@@ -653,6 +753,8 @@ int main(void)
     tcase_add_test(tcase, multipart_parts_arrive_whole);
     tcase_add_test(tcase, multipart_cut_anywhere_is_refused);
     tcase_add_test(tcase, multipart_is_bounded);
+    tcase_add_test(tcase, damaged_bodies_are_refused_or_read_but_never_more);
+    tcase_add_test(tcase, memory_that_runs_out_is_a_status);
     tcase_add_test(tcase, base64_reads_what_clients_send_and_nothing_else);
     tcase_add_test(tcase, router_matches_paths_and_decodes_names);
     tcase_add_test(tcase, replies_are_valid_json_and_bounded);
