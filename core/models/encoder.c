@@ -134,17 +134,18 @@ struct qkv {
     size_t stride;
 };
 
-static struct qkv project_qkv(const struct pass *pass, const struct encoder_layer *layer)
+static struct qkv project_qkv(const struct pass *pass, const struct encoder_layer *layer,
+                              const float *from)
 {
     size_t dim = pass->encoder->config.dim, n = pass->n_total;
     float *wide = pass->wide;
     if (pass->encoder->fused) {
-        nn_linear(pass->compute, &layer->qkv, pass->normed, n, ACTIVATION_NONE, NULL, wide);
+        nn_linear(pass->compute, &layer->qkv, from, n, ACTIVATION_NONE, NULL, wide);
         return (struct qkv){wide, wide + dim, wide + 2 * dim, 3 * dim};
     }
-    nn_linear(pass->compute, &layer->q, pass->normed, n, ACTIVATION_NONE, NULL, wide);
-    nn_linear(pass->compute, &layer->k, pass->normed, n, ACTIVATION_NONE, NULL, wide + n * dim);
-    nn_linear(pass->compute, &layer->v, pass->normed, n, ACTIVATION_NONE, NULL, wide + 2 * n * dim);
+    nn_linear(pass->compute, &layer->q, from, n, ACTIVATION_NONE, NULL, wide);
+    nn_linear(pass->compute, &layer->k, from, n, ACTIVATION_NONE, NULL, wide + n * dim);
+    nn_linear(pass->compute, &layer->v, from, n, ACTIVATION_NONE, NULL, wide + 2 * n * dim);
     return (struct qkv){wide, wide + n * dim, wide + 2 * n * dim, dim};
 }
 
@@ -155,13 +156,17 @@ static struct attention_shape shape_of(const struct encoder_config *config, bool
                                     1 / sqrtf((float)head_dim), causal};
 }
 
-/* rows [n, dim] += fc2(activation(fc1(norm2(rows)))) */
+/* rows [n, dim] += fc2(activation(fc1(norm2(rows)))), or, with post_norm, norm2 of the sum. */
 static void mlp(const struct pass *pass, const struct encoder_layer *layer, float *rows, size_t n)
 {
-    nn_layer_norm(pass->compute, &layer->norm2, rows, n, pass->normed);
-    nn_linear(pass->compute, &layer->fc1, pass->normed, n, pass->encoder->config.activation, NULL,
-              pass->wide);
+    const struct encoder_config *config = &pass->encoder->config;
+    const float *from = config->post_norm ? rows : pass->normed;
+    if (!config->post_norm)
+        nn_layer_norm(pass->compute, &layer->norm2, rows, n, pass->normed);
+    nn_linear(pass->compute, &layer->fc1, from, n, config->activation, NULL, pass->wide);
     nn_linear(pass->compute, &layer->fc2, pass->wide, n, ACTIVATION_NONE, rows, rows);
+    if (config->post_norm)
+        nn_layer_norm(pass->compute, &layer->norm2, rows, n, rows);
 }
 
 static enum status layer_forward(const struct pass *pass, const struct encoder_layer *layer,
@@ -169,8 +174,9 @@ static enum status layer_forward(const struct pass *pass, const struct encoder_l
 {
     const struct encoder_config *config = &pass->encoder->config;
     size_t dim = config->dim;
-    nn_layer_norm(pass->compute, &layer->norm1, x, pass->n_total, pass->normed);
-    struct qkv qkv = project_qkv(pass, layer);
+    if (!config->post_norm)
+        nn_layer_norm(pass->compute, &layer->norm1, x, pass->n_total, pass->normed);
+    struct qkv qkv = project_qkv(pass, layer, config->post_norm ? x : pass->normed);
     for (size_t i = 0, row = 0; i < pass->n_items; row += pass->n_rows[i++]) {
         size_t at = row * qkv.stride;
         pass->items[i] = (struct attention_item){.q = qkv.q + at,
@@ -188,6 +194,8 @@ static enum status layer_forward(const struct pass *pass, const struct encoder_l
     if (status)
         return status;
     nn_linear(pass->compute, &layer->out, pass->normed, pass->n_total, ACTIVATION_NONE, x, x);
+    if (config->post_norm)
+        nn_layer_norm(pass->compute, &layer->norm1, x, pass->n_total, x);
     mlp(pass, layer, x, pass->n_total);
     return STATUS_OK;
 }
@@ -211,7 +219,7 @@ static enum status pooled_layer_forward(const struct pass *pass, const struct en
     }
     struct qkv qkv;
     if (pass->encoder->fused) {
-        qkv = project_qkv(pass, layer);
+        qkv = project_qkv(pass, layer, pass->normed);
         for (size_t i = 0, row = 0; i < n_items; row += pass->n_rows[i++])
             memcpy(queries + i * dim, qkv.q + (row + pooled[i]) * qkv.stride, dim * sizeof(float));
     } else {
@@ -241,16 +249,27 @@ static enum status pooled_layer_forward(const struct pass *pass, const struct en
     return STATUS_OK;
 }
 
-enum status encoder_forward(const struct encoder *encoder, const struct compute *compute, float *x,
-                            const size_t *n_rows, size_t n_items, const size_t *pooled, float *out,
-                            struct error *err)
+enum status encoder_forward_tapped(const struct encoder *encoder, const struct compute *compute,
+                                   float *x, const size_t *n_rows, size_t n_items,
+                                   const size_t *pooled, float *out, const struct encoder_tap *tap,
+                                   struct error *err)
 {
     struct pass pass;
     enum status status = pass_init(&pass, encoder, compute, n_rows, n_items, err);
     size_t n_whole = encoder->config.n_layers - (pooled ? 1 : 0);
-    for (size_t i = 0; i < n_whole && !status; i++)
+    for (size_t i = 0; i < n_whole && !status; i++) {
         status = layer_forward(&pass, &encoder->layers[i], x, err);
+        if (!status && tap)
+            tap->after(tap->context, i, x);
+    }
     if (!status && pooled)
         status = pooled_layer_forward(&pass, &encoder->layers[n_whole], x, pooled, out, err);
     return status;
+}
+
+enum status encoder_forward(const struct encoder *encoder, const struct compute *compute, float *x,
+                            const size_t *n_rows, size_t n_items, const size_t *pooled, float *out,
+                            struct error *err)
+{
+    return encoder_forward_tapped(encoder, compute, x, n_rows, n_items, pooled, out, NULL, err);
 }

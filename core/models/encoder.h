@@ -5,6 +5,11 @@
  *   x = x + out(attention(q, k, v of norm1(x)))
  *   x = x + fc2(activation(fc1(norm2(x))))
  *
+ * and, with post_norm, CLIPSeg's decoder, whose norms come after the sums:
+ *
+ *   x = norm1(x + out(attention(q, k, v of x)))
+ *   x = norm2(x + fc2(activation(fc1(x))))
+ *
  * Packed: the rows of all items one after another. Where only one row of an item is used afterwards
  * (a class token, an end of text) the last layer computes that row alone, which saves most of it.
  */
@@ -18,6 +23,7 @@ struct encoder_config {
     enum activation activation;
     float norm_eps;
     bool causal;
+    bool post_norm; /* its last layer cannot be pooled */
 };
 
 /* The names below "<prefix>.<layer>."; qkv, where not NULL, is one layer that holds all three. */
@@ -58,5 +64,16 @@ void encoder_release(struct encoder *encoder);
 enum status encoder_forward(const struct encoder *encoder, const struct compute *compute, float *x,
                             const size_t *n_rows, size_t n_items, const size_t *pooled, float *out,
                             struct error *err);
+
+/* The same with a look at x [Σ n_rows, dim] after each layer that computes all rows (not a pooled
+ * last one); `after` may keep rows or change them. */
+struct encoder_tap {
+    void (*after)(void *context, size_t layer, float *x);
+    void *context;
+};
+enum status encoder_forward_tapped(const struct encoder *encoder, const struct compute *compute,
+                                   float *x, const size_t *n_rows, size_t n_items,
+                                   const size_t *pooled, float *out, const struct encoder_tap *tap,
+                                   struct error *err);
 
 #endif

@@ -1,0 +1,203 @@
+/*
+ * clip_towers.c: see clip_towers.h; the reference page is at the head of clip.c.
+ */
+#include "core/models/clip_towers.h"
+
+#include <stdio.h>
+
+#include "core/models/models_internal.h"
+
+/* ---- configuration -----------------------------------------------------------------------------
+ */
+
+const struct clip_vision_config clip_vision_defaults = {
+    .encoder = {.n_layers = 12,
+                .dim = 768,
+                .n_heads = 12,
+                .mlp_dim = 3072,
+                .activation = ACTIVATION_QUICK_GELU,
+                .norm_eps = 1e-5f},
+    .image_size = 224,
+    .patch_size = 32,
+};
+
+const struct clip_text_config clip_text_defaults = {
+    .encoder = {.n_layers = 12,
+                .dim = 512,
+                .n_heads = 8,
+                .mlp_dim = 2048,
+                .activation = ACTIVATION_QUICK_GELU,
+                .norm_eps = 1e-5f,
+                .causal = true},
+    .vocab_size = 49408,
+    .context_length = 77,
+    .eos_token_id = 49407,
+};
+
+enum status clip_vision_config_load(const json_t *json, struct clip_vision_config *config,
+                                    struct error *err)
+{
+    const json_t *vision = NULL;
+    enum status status = config_object_or_dict(json, "vision_config", &vision, err);
+    if (status)
+        return status;
+    size_t n_channels = 3;
+    status = encoder_config_load(vision, &config->encoder, err);
+    if (!status)
+        status = config_size(vision, "image_size", &config->image_size, err);
+    if (!status)
+        status = config_size(vision, "patch_size", &config->patch_size, err);
+    if (!status)
+        status = config_size(vision, "num_channels", &n_channels, err);
+    if (!status && n_channels != 3)
+        status = error_set(err, STATUS_BAD_CHECKPOINT, "'num_channels' is %zu, only 3 is supported",
+                           n_channels);
+    if (!status && (config->patch_size > config->image_size || config->image_size > 1 << 16))
+        status = error_set(err, STATUS_BAD_CHECKPOINT,
+                           "image_size %zu with patch_size %zu is not possible", config->image_size,
+                           config->patch_size);
+    return status ? error_prefix(err, "vision_config") : STATUS_OK;
+}
+
+enum status clip_text_config_load(const json_t *json, struct clip_text_config *config,
+                                  struct error *err)
+{
+    const json_t *text = NULL;
+    enum status status = config_object_or_dict(json, "text_config", &text, err);
+    if (status)
+        return status;
+    status = encoder_config_load(text, &config->encoder, err);
+    if (!status)
+        status = config_size(text, "vocab_size", &config->vocab_size, err);
+    if (!status)
+        status = config_size(text, "max_position_embeddings", &config->context_length, err);
+    if (!status)
+        status = config_token(text, "eos_token_id", &config->eos_token_id, err);
+    return status ? error_prefix(err, "text_config") : STATUS_OK;
+}
+
+/* ---- weights -----------------------------------------------------------------------------------
+ */
+
+void clip_vision_bind(struct binder *binder, struct clip_vision *vision,
+                      const struct clip_vision_config *config, const char *prefix,
+                      const char *pre_norm)
+{
+    size_t d = config->encoder.dim, grid = config->image_size / config->patch_size;
+    float eps = config->encoder.norm_eps;
+    char layers[64];
+    snprintf(layers, sizeof layers, "%svision_model.encoder.layers", prefix);
+    vision->config = *config;
+    vision->patches = (struct vit_embedding){
+        .dim = d, .patch_size = config->patch_size, .n_positions = grid * grid + 1};
+    bind_tensor(binder, &vision->patches.class_token, (const size_t[]){d, 0},
+                "%svision_model.embeddings.class_embedding", prefix);
+    bind_patch_linear(binder, &vision->patches.patch, d, 3, config->patch_size, false,
+                      "%svision_model.embeddings.patch_embedding", prefix);
+    bind_tensor(binder, &vision->patches.positions, (const size_t[]){grid * grid + 1, d, 0},
+                "%svision_model.embeddings.position_embedding.weight", prefix);
+    bind_norm(binder, &vision->pre_norm, d, eps, "%svision_model.%s", prefix, pre_norm);
+    encoder_bind(binder, &vision->encoder, &config->encoder, &encoder_names_clip, layers);
+    bind_norm(binder, &vision->post_norm, d, eps, "%svision_model.post_layernorm", prefix);
+}
+
+void clip_text_bind(struct binder *binder, struct clip_text *text,
+                    const struct clip_text_config *config, const char *prefix)
+{
+    size_t d = config->encoder.dim;
+    char layers[64];
+    snprintf(layers, sizeof layers, "%stext_model.encoder.layers", prefix);
+    text->config = *config;
+    bind_tensor(binder, &text->token_embedding, (const size_t[]){config->vocab_size, d, 0},
+                "%stext_model.embeddings.token_embedding.weight", prefix);
+    bind_tensor(binder, &text->position_embedding, (const size_t[]){config->context_length, d, 0},
+                "%stext_model.embeddings.position_embedding.weight", prefix);
+    encoder_bind(binder, &text->encoder, &config->encoder, &encoder_names_clip, layers);
+    bind_norm(binder, &text->final_norm, d, config->encoder.norm_eps,
+              "%stext_model.final_layer_norm", prefix);
+}
+
+void clip_vision_release(struct clip_vision *vision)
+{
+    encoder_release(&vision->encoder);
+}
+
+void clip_text_release(struct clip_text *text)
+{
+    encoder_release(&text->encoder);
+}
+
+/* ---- forward -----------------------------------------------------------------------------------
+ */
+
+enum status clip_vision_embed(const struct clip_vision *vision, const struct compute *compute,
+                              const struct pixels *const *pixels, size_t n, size_t **n_rows,
+                              float **x, struct error *err)
+{
+    size_t *rows = arena_array(compute->scratch, n, sizeof *rows), n_total = 0;
+    if (!rows)
+        return error_no_memory(err, "a batch");
+    for (size_t i = 0; i < n; i++)
+        n_total += rows[i] = vit_rows(&vision->patches, pixels[i]);
+    float *embedded =
+        arena_array(compute->scratch, n_total * vision->config.encoder.dim, sizeof *embedded);
+    if (!embedded)
+        return error_no_memory(err, "a batch of pictures");
+    enum status status = vit_embed(&vision->patches, compute, pixels, n, embedded, err);
+    if (status)
+        return status;
+    nn_layer_norm(compute, &vision->pre_norm, embedded, n_total, embedded);
+    *n_rows = rows;
+    *x = embedded;
+    return STATUS_OK;
+}
+
+/* The position of the row that stands for the text (see the head of clip.c). */
+static size_t end_of_text(const struct clip_text_config *config, const struct tokens *text)
+{
+    bool by_largest = config->eos_token_id == 2;
+    size_t at = 0;
+    for (size_t i = 0; i < text->n; i++) {
+        if (by_largest && text->ids[i] > text->ids[at])
+            at = i;
+        if (!by_largest && text->ids[i] == config->eos_token_id)
+            return i;
+    }
+    return at;
+}
+
+enum status clip_text_forward(const struct clip_text *text, const struct compute *compute,
+                              const struct tokens *const *texts, size_t n, float *out,
+                              struct error *err)
+{
+    const struct clip_text_config *config = &text->config;
+    size_t dim = config->encoder.dim, n_total = 0;
+    size_t *n_rows = arena_array(compute->scratch, 2 * n, sizeof *n_rows);
+    if (!n_rows)
+        return error_no_memory(err, "a batch");
+    size_t *pooled = n_rows + n;
+    for (size_t i = 0; i < n; i++) {
+        enum status status =
+            check_tokens(texts[i], config->vocab_size, config->context_length, err);
+        if (status)
+            return status;
+        pooled[i] = end_of_text(config, texts[i]);
+        n_rows[i] = pooled[i] + 1; /* causal: what follows cannot be seen from there */
+        n_total += n_rows[i];
+    }
+    float *x = arena_array(compute->scratch, n_total * dim, sizeof *x);
+    if (!x)
+        return error_no_memory(err, "a batch of texts");
+    for (size_t i = 0, row = 0; i < n; i++)
+        for (size_t j = 0; j < n_rows[i]; j++, row++) {
+            const float *token = text->token_embedding + (size_t)texts[i]->ids[j] * dim;
+            const float *position = text->position_embedding + j * dim;
+            for (size_t d = 0; d < dim; d++)
+                x[row * dim + d] = token[d] + position[d];
+        }
+    enum status status = encoder_forward(&text->encoder, compute, x, n_rows, n, pooled, out, err);
+    if (status)
+        return status;
+    nn_layer_norm(compute, &text->final_norm, out, n, out);
+    return STATUS_OK;
+}
