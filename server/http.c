@@ -272,13 +272,11 @@ static enum status check_headers(struct exchange *exchange, unsigned *retry_afte
     }
     if (routed)
         return routed;
-    if (!endpoint->is_public && !endpoint->inline_reply) {
-        *retry_after_s = RETRY_AFTER_LOADING_S;
-        if (atomic_load(&process->draining))
-            return error_set(err, STATUS_DRAINING, "the server is shutting down");
-        if (!atomic_load(&process->ready))
-            return error_set(err, STATUS_LOADING, "models are still loading");
-    }
+    *retry_after_s = RETRY_AFTER_LOADING_S;
+    if (!endpoint->is_public && !atomic_load(&process->ready))
+        return error_set(err, STATUS_LOADING, "models are still loading");
+    if (!endpoint->is_public && !endpoint->inline_reply && atomic_load(&process->draining))
+        return error_set(err, STATUS_DRAINING, "the server is shutting down");
 
     const char *length = header(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
     unsigned long long bytes = length ? strtoull(length, NULL, 10) : 0;
