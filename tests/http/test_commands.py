@@ -85,7 +85,10 @@ class Commands(unittest.TestCase):
     def test_models_inspect_config(self):
         out = run("models", *ALL)[1]
         self.assertIn("BlipForQuestionAnswering", out)
-        out = run("models", "--models-dir", f"{DATA}/checkpoints")[1]
+        with tempfile.TemporaryDirectory() as directory:
+            for name in MODELS.values():
+                os.symlink(f"{DATA}/checkpoints/{name}", os.path.join(directory, name))
+            out = run("models", "--models-dir", directory)[1]
         self.assertIn("clip-tiny", out)
         out = run("inspect", f"{DATA}/checkpoints/clip-gelu-f16-sharded")[1]
         self.assertIn("CLIPModel", out)

@@ -30,7 +30,7 @@ static void decode_anything(const char *name, const uint8_t *bytes, size_t size)
         return;
     }
     ck_assert_msg(image.rgb == NULL, "%s: output touched on failure", name);
-    ck_assert_msg(status == STATUS_BROKEN_IMAGE || status == STATUS_UNSUPPORTED_MEDIA ||
+    ck_assert_msg(status == STATUS_BROKEN_IMAGE || status == STATUS_UNKNOWN_IMAGE ||
                       status == STATUS_IMAGE_TOO_LARGE,
                   "%s: %s", name, err.message);
     ck_assert_msg(strlen(err.message) > 10, "%s: no message", name);
@@ -81,7 +81,7 @@ START_TEST(image_survives_every_truncation)
             if (n == 0)
                 ck_assert_int_eq(status, STATUS_BROKEN_IMAGE);
             else if (n < 3)
-                ck_assert_int_eq(status, STATUS_UNSUPPORTED_MEDIA);
+                ck_assert_int_eq(status, STATUS_UNKNOWN_IMAGE);
             else if (!png)
                 ck_assert_msg(status == STATUS_BROKEN_IMAGE || (n < 12 && status), "%s at %zu: %s",
                               name, n, err.message);
@@ -174,19 +174,19 @@ START_TEST(image_of_other_formats_is_named)
         const char *says;
     } rows[] = {
         {"", 0, STATUS_BROKEN_IMAGE, "empty"},
-        {"x", 1, STATUS_UNSUPPORTED_MEDIA, "text"},
-        {"This is a text, whatever its name says.\n", 40, STATUS_UNSUPPORTED_MEDIA, "text"},
-        {"GIF89a\1\0\1\0\0\0\0", 13, STATUS_UNSUPPORTED_MEDIA, "GIF"},
+        {"x", 1, STATUS_UNKNOWN_IMAGE, "text"},
+        {"This is a text, whatever its name says.\n", 40, STATUS_UNKNOWN_IMAGE, "text"},
+        {"GIF89a\1\0\1\0\0\0\0", 13, STATUS_UNKNOWN_IMAGE, "GIF"},
         {"\0\0\0\x18"
          "ftypavif",
-         12, STATUS_UNSUPPORTED_MEDIA, "AVIF"},
-        {"\xFF\xD8", 2, STATUS_UNSUPPORTED_MEDIA, "JPEG"},
+         12, STATUS_UNKNOWN_IMAGE, "AVIF"},
+        {"\xFF\xD8", 2, STATUS_UNKNOWN_IMAGE, "JPEG"},
         {"\xFF\xD8\xFF", 3, STATUS_BROKEN_IMAGE, "JPEG"},
         {"\xFF\xD8\xFF\xD9", 4, STATUS_BROKEN_IMAGE, "JPEG"},
         {"\x89PNG\r\n\x1A\n", 8, STATUS_BROKEN_IMAGE, "truncated"},
         {"\x89PNG\r\n\x1A\n\0\0\0\0IEND\xAE\x42\x60\x82", 20, STATUS_BROKEN_IMAGE, "PNG"},
         {"RIFF\4\0\0\0WEBP", 12, STATUS_BROKEN_IMAGE, "WebP"},
-        {"RIFF\4\0\0\0WAVE", 12, STATUS_UNSUPPORTED_MEDIA, "no JPEG"},
+        {"RIFF\4\0\0\0WAVE", 12, STATUS_UNKNOWN_IMAGE, "no JPEG"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
         struct error err = {0};
