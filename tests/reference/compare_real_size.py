@@ -1,18 +1,21 @@
-"""Asks a running server for what make_real_size.py had the reference compute, and reports the differences.
+"""Asks a running server for what make_real_size.py or make_real_encoders.py had the reference compute, and reports
+the differences.
 
     vlmd serve --model big=FOLDER &
     python tests/reference/compare_real_size.py FOLDER.reference.json --model big [--url http://127.0.0.1:8080]
 
-Uses the HTTP interface alone. Exit status 1 if anything is further off than the design allows in float32.
+Uses the HTTP interface alone (and Pillow to read masks). Exit status 1 if anything is further off than the design allows in float32.
 """
 
 import argparse
 import base64
+import io
 import json
 import math
 import os
 import sys
 import urllib.request
+import zlib
 
 IMAGES = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "images"))
 
@@ -41,6 +44,39 @@ def relative(got, want):
     return max(abs(g - w) for g, w in zip(got, want)) / scale
 
 
+def compare_masks(masks, request):
+    """Largest difference of any pixel, as a probability."""
+    from PIL import Image
+
+    worst = 0
+    for mask, want in zip(masks, request["want"], strict=True):
+        want = zlib.decompress(base64.b64decode(want))
+        with Image.open(io.BytesIO(base64.b64decode(mask["mask"].split(",", 1)[1]))) as picture:
+            got = picture.convert("L").tobytes()
+        if len(got) != len(want):
+            return math.inf, False, f"{request['picture']}: {len(got)} pixels, expected {len(want)}"
+        worst = max(worst, max(abs(a - b) for a, b in zip(got, want)))
+    return worst / 255, worst <= 2, request["picture"]
+
+
+def compare_boxes(found, request):
+    """Largest difference of a score, or of an edge as a share of the picture; boxes are cut at the picture's edge."""
+    if len(found) != len(request["want"]):
+        return math.inf, False, f"{request['picture']}: {len(found)} boxes, expected {len(request['want'])}"
+    worst = 0.0
+    bounds = [request["width"], request["height"]] * 2
+    for want in request["want"]:
+        cut = [min(max(edge, 0), most) for edge, most in zip(want["box"], bounds)]
+
+        def distance(row):
+            edges = [row["box"][key] for key in ("xmin", "ymin", "xmax", "ymax")]
+            far = max(abs(a - b) / most for a, b, most in zip(edges, cut, bounds))
+            return max(far, abs(row["score"] - want["score"]), 0 if row["label"] == want["label"] else 1)
+
+        worst = max(worst, min(map(distance, found)))
+    return worst, worst < 1e-3, request["picture"]
+
+
 def ask(url, model, request):
     """Returns (difference as a number, or None for texts; whether it is right; a word on it)."""
     task = request["task"]
@@ -60,6 +96,16 @@ def ask(url, model, request):
         off = abs(reply["scores"][0] - request["want"])
         off = max(off, abs(reply["cosine"][0] - request["cosine"]))
         return off, off < 1e-3, request["text"]
+    if task == "vqa_scores":
+        reply = post(url, "/v1/vqa", {**body, "question": request["question"], "top_k": len(request["want"])})
+        got = {row["answer"]: row["score"] for row in reply["answers"]}
+        off = max(abs(got.get(row["answer"], math.inf) - row["score"]) for row in request["want"])
+        return off, off < 1e-3, request["question"]
+    if task == "segment":
+        return compare_masks(post(url, "/v1/segment", {**body, "prompts": request["prompts"]})["masks"], request)
+    if task == "detect":
+        asked = {"queries": request["queries"], "threshold": request["threshold"]}
+        return compare_boxes(post(url, "/v1/detect", {**body, **asked})["detections"], request)
     if task == "vqa":
         got = post(url, "/v1/vqa", {**body, "question": request["question"], **fields_of(request["settings"])})["answer"]
     else:
