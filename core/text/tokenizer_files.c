@@ -188,16 +188,17 @@ static enum status put_decoder_tokens(const struct files *f, json_t *list, struc
     for (void *it = json_object_iter(decoder); it && i < n; it = json_object_iter_next(decoder, it))
         keys[i++] = json_object_iter_key(it);
     qsort(keys, i, sizeof *keys, compare_ids);
+    enum status status = STATUS_OK;
     bool ok = true;
     for (size_t k = 0; k < i && ok; k++) {
         const json_t *token = json_object_get(decoder, keys[k]);
         const char *content = json_is_object(token) ? content_of(token) : NULL;
         if (!content) {
-            free(keys);
-            return error_set(err, STATUS_BAD_CHECKPOINT,
-                             "tokenizer_config.json: added_tokens_decoder: token %.32s must be an "
-                             "object with a string 'content'",
-                             keys[k]);
+            status = error_set(err, STATUS_BAD_CHECKPOINT,
+                               "tokenizer_config.json: added_tokens_decoder: token %.32s must be "
+                               "an object with a string 'content'",
+                               keys[k]);
+            break;
         }
         json_t *node = json_copy((json_t *)token);
         json_object_del(node, "id");
@@ -206,7 +207,7 @@ static enum status put_decoder_tokens(const struct files *f, json_t *list, struc
         ok = json_array_append_new(list, node) == 0 && ok;
     }
     free(keys);
-    return ok ? STATUS_OK : error_no_memory(err, "tokenizer_config.json");
+    return ok ? status : error_no_memory(err, "tokenizer_config.json");
 }
 
 /* The tokens that transformers adds on top of the vocabulary or of tokenizer.json. */
