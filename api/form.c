@@ -591,7 +591,12 @@ static json_t *json_from_text(struct form *form, struct span text, bool must_be_
     }
     if (!form->extra)
         form->extra = json_array();
-    if (!value || !form->extra || json_array_append_new(form->extra, value)) {
+    if (!value || !form->extra) {
+        json_decref(value);
+        error_no_memory(err, "the request's fields");
+        return NULL;
+    }
+    if (json_array_append_new(form->extra, value)) { /* which has given the value back */
         error_no_memory(err, "the request's fields");
         return NULL;
     }
@@ -675,7 +680,8 @@ static enum status read_pieces(struct form *form, size_t index, const struct pie
         if (!value)
             return err->status;
         if (n > 1) { /* a repeated field is a list of texts */
-            if (!(list = json_array()) || json_array_append_new(form->extra, list))
+            list = json_array();
+            if (!list || json_array_append_new(form->extra, list))
                 return error_no_memory(err, "the request's fields");
             for (size_t i = 0; i < n; i++)
                 if (json_array_append_new(list, json_stringn(strings[i].data, strings[i].size)))
