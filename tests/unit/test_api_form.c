@@ -426,7 +426,9 @@ START_TEST(multipart_is_bounded)
            STATUS_BAD_REQUEST, NULL);
 
     n = (size_t)sprintf(body, "%s", PART("text"));
-    while (n + 8 < size) /* what starts like a delimiter again and again */
+    /* What starts like a delimiter again and again; short, because a sanitizer looks at all that is
+     * left each time. */
+    while (n < 100000)
         n += (size_t)sprintf(body + n, "\r\n--Bx");
     expect("near-delimiters", all_types, "", "multipart/form-data; boundary=B", body, n,
            STATUS_BAD_REQUEST, NULL);
