@@ -728,13 +728,13 @@ static bool is_media_type(const char *content_type, const char *type)
 
 static enum status unsupported_media(const struct form_request *request, struct error *err)
 {
-    char forms[128] = "";
-    if (request->body_forms & BODY_JSON)
-        strcat(forms, "application/json");
-    if (request->body_forms & BODY_MULTIPART)
-        strcat(forms, ", multipart/form-data");
-    if (request->body_forms & BODY_IMAGE)
-        strcat(forms, ", or a picture itself (image/jpeg, image/png, image/webp)");
+    char forms[160];
+    snprintf(forms, sizeof forms, "%s%s%s",
+             request->body_forms & BODY_JSON ? "application/json" : "",
+             request->body_forms & BODY_MULTIPART ? ", multipart/form-data" : "",
+             request->body_forms & BODY_IMAGE
+                 ? ", or a picture itself (image/jpeg, image/png, image/webp)"
+                 : "");
     return error_set(err, STATUS_UNSUPPORTED_MEDIA,
                      "Content-Type %s%.100s%s is not accepted; send %s",
                      request->content_type ? "'" : "is missing or",

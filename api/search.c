@@ -7,6 +7,7 @@
  *   rerank   match probabilities → the reply
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -87,7 +88,7 @@ static enum status read_query(struct call *call, struct state *state, struct err
                                         form_string(form, "space", ""), "vector", err);
     }
     query->is_image = form_has(form, "image");
-    strcpy(query->param, query->is_image ? "image" : "text");
+    snprintf(query->param, sizeof query->param, "%s", query->is_image ? "image" : "text");
     if (query->is_image)
         query->picture = form_value(form, "image")->pictures[0];
     else
@@ -120,7 +121,7 @@ static enum status read_rerank(struct call *call, struct state *state, struct er
      * the embedding model. */
     enum status status = call_use_model(call, state->rerank_model, TASK_MATCH, err);
     if (status) {
-        strcpy(err->param, "rerank");
+        snprintf(err->param, sizeof err->param, "rerank");
         return status;
     }
     state->wants_rerank = true;
