@@ -106,7 +106,7 @@ static enum status prefill_pass(struct lane *lane, size_t start, size_t n, struc
 static void collect_prompts(struct lane *lane)
 {
     const struct runtime_options *options = &lane->runtime->options;
-    size_t limit = lane->kv_known ? batch_limit(lane) : 1;
+    size_t limit = lane->kv_known ? batch_limit(lane, STAGE_PREFILL) : 1;
     size_t n_sequences = lane->n_sequences;
     size_t kv_bytes = atomic_load(&lane->stats.kv_bytes);
     struct stage_walk walk = stage_walk(lane, STAGE_PREFILL);
@@ -144,6 +144,10 @@ static void begin(struct lane *lane, struct work_state *state, size_t item)
     lane->kv_has_cross |= sequence->cross != NULL;
     lane->kv_token_bytes = sequence->n_layers * 2 * sequence->dim * sizeof(float);
     lane->kv_cross_bytes = cross > lane->kv_cross_bytes ? cross : lane->kv_cross_bytes;
+    for (size_t i = 0; i < state->work->n_images; i++) { /* not needed any more, and large */
+        features_unref(state->work->features[i]);
+        state->work->features[i] = NULL;
+    }
 
     struct error err = {0};
     size_t need = kv_need(lane, generation, sequence->n_tokens);
@@ -192,7 +196,7 @@ bool prefill(struct lane *lane)
         for (size_t i = 0; i < lane->n_items; i++)
             lane->errors[i] = err;
     } else {
-        pass_run(lane, prefill_pass);
+        pass_run(lane, STAGE_PREFILL, prefill_pass);
     }
     for (size_t i = 0; i < lane->n_places; i++) {
         struct work_state *state = lane->places[i].state;
@@ -262,7 +266,7 @@ static void decode_rows(struct lane *lane, size_t start, size_t n)
         for (size_t i = 0; i < n; i++)
             lane->errors[i] = err;
     } else {
-        pass_run(lane, decode_pass);
+        pass_run(lane, N_STAGES, decode_pass);
     }
     struct feed feed = {lane, start};
     if (n > 1)

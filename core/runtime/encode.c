@@ -66,7 +66,7 @@ static size_t find_item(const struct lane *lane, enum stage stage, const struct 
 
 static void collect_images(struct lane *lane)
 {
-    size_t limit = batch_limit(lane);
+    size_t limit = batch_limit(lane, STAGE_IMAGES);
     size_t n_prompts = lane->waiting[STAGE_PREFILL][0].n + lane->waiting[STAGE_PREFILL][1].n;
     struct stage_walk walk = stage_walk(lane, STAGE_IMAGES);
     struct work_state *state;
@@ -109,7 +109,7 @@ bool encode_images(struct lane *lane)
     if (!lane->n_items)
         return false;
     memset(lane->features, 0, lane->n_items * sizeof *lane->features);
-    pass_run(lane, images_pass);
+    pass_run(lane, STAGE_IMAGES, images_pass);
     for (size_t i = 0; i < lane->n_places; i++) {
         const struct place *place = &lane->places[i];
         struct features *features = lane->features[place->item];
@@ -138,7 +138,7 @@ static enum status texts_pass(struct lane *lane, size_t start, size_t n, struct 
 
 static void collect_texts(struct lane *lane)
 {
-    size_t limit = batch_limit(lane), dim = lane->model->traits.embed_dim;
+    size_t limit = batch_limit(lane, STAGE_TEXTS), dim = lane->model->traits.embed_dim;
     struct stage_walk walk = stage_walk(lane, STAGE_TEXTS);
     struct work_state *state;
     while (!batch_full(lane, limit) && (state = stage_walk_next(&walk))) {
@@ -181,7 +181,7 @@ bool encode_texts(struct lane *lane)
         for (size_t i = 0; i < lane->n_items; i++)
             lane->errors[i] = err;
     } else {
-        pass_run(lane, texts_pass);
+        pass_run(lane, STAGE_TEXTS, texts_pass);
     }
     for (size_t i = 0; i < lane->n_places; i++) {
         const struct place *place = &lane->places[i];
@@ -215,7 +215,7 @@ static enum status pairs_pass(struct lane *lane, size_t start, size_t n, struct 
 /* Pairs of one task, that of the first work. */
 static void collect_pairs(struct lane *lane)
 {
-    size_t limit = batch_limit(lane), dim = lane->model->traits.embed_dim;
+    size_t limit = batch_limit(lane, STAGE_PAIRS), dim = lane->model->traits.embed_dim;
     struct stage_walk walk = stage_walk(lane, STAGE_PAIRS);
     struct work_state *state;
     while (!batch_full(lane, limit) && (state = stage_walk_next(&walk))) {
@@ -249,7 +249,7 @@ bool score_pairs(struct lane *lane)
         for (size_t i = 0; i < lane->n_items; i++)
             lane->errors[i] = err;
     } else {
-        pass_run(lane, pairs_pass);
+        pass_run(lane, STAGE_PAIRS, pairs_pass);
     }
     for (size_t i = 0; i < lane->n_places; i++) {
         const struct place *place = &lane->places[i];

@@ -48,7 +48,8 @@ struct work {
 
     /* out; owned by the job */
     struct error error;         /* status STATUS_OK, or why this item failed */
-    struct features **features; /* [n_images]; one that is set at submission is used as it is */
+    struct features **features; /* [n_images]; one that is set at submission is used as it is;
+                                   gone (NULL) after a generation */
     float *text_embeddings;     /* [n_texts, embed_dim] */
     float *outputs;             /* [n_texts, n_outputs] */
     struct generated *generated;

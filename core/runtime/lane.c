@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -20,6 +21,10 @@
 /* Every how many batches works of the lower priority come first. */
 enum { BATCH_PRIORITY_SHARE = 4 };
 static const double RATE_FADE_S = 20;
+/* How long a pass may keep running sequences from their next token. */
+static const double STALL_S = 0.25;
+/* The weight of the newest pass in the measured pace. */
+static const double PACE_SHARE = 0.3;
 
 /* ---- lists --------------------------------------------------------------------------------------
  */
@@ -65,12 +70,16 @@ struct work_state *stage_walk_next(struct stage_walk *walk)
     return state;
 }
 
-size_t batch_limit(const struct lane *lane)
+size_t batch_limit(const struct lane *lane, enum stage stage)
 {
     size_t max_batch = lane->runtime->options.max_batch;
     if (!lane->decoding.n)
         return max_batch;
-    return max_batch > 4 ? max_batch / 4 : 1;
+    double pace = lane->item_seconds[stage];
+    if (!(pace > 0))
+        return max_batch > 4 ? max_batch / 4 : 1;
+    double n = STALL_S / pace;
+    return n < 1 ? 1 : n < (double)max_batch ? (size_t)n : max_batch;
 }
 
 /* ---- passes -------------------------------------------------------------------------------------
@@ -131,7 +140,7 @@ static enum status pass_try(struct lane *lane, pass_function pass, size_t start,
     return status;
 }
 
-void pass_run(struct lane *lane, pass_function pass)
+void pass_run(struct lane *lane, enum stage stage, pass_function pass)
 {
     uint64_t started = clock_ns();
     if (!pass_try(lane, pass, 0, lane->n_items, &lane->errors[0])) {
@@ -143,6 +152,9 @@ void pass_run(struct lane *lane, pass_function pass)
             pass_try(lane, pass, i, 1, &lane->errors[i]);
     }
     uint64_t now = clock_ns();
+    double pace = (double)(now - started) * 1e-9 / (double)lane->n_items;
+    double *known = &lane->item_seconds[stage];
+    *known = *known > 0 ? *known + PACE_SHARE * (pace - *known) : pace;
     for (size_t i = 0; i < lane->n_members; i++) {
         struct job_state *job_state = lane->members[i]->job;
         struct job *job = job_state->job;
@@ -425,6 +437,9 @@ static void *lane_main(void *argument)
 {
     struct lane *lane = argument;
     struct turn *turn = &lane->runtime->turn;
+    char name[16]; /* what top -H shows */
+    snprintf(name, sizeof name, "lane %s", lane->model->name);
+    pthread_setname_np(pthread_self(), name);
     while (take_inbox(lane, true)) {
         turn_take(turn);
         bool stop = !take_inbox(lane, false);

@@ -103,6 +103,7 @@ struct lane {
     size_t n_sequences;           /* of all decoding works */
     unsigned n_batches[N_STAGES]; /* for the share of PRIORITY_BATCH */
     enum stage next_stage;
+    double item_seconds[N_STAGES + 1]; /* measured, fading; 0 = not yet */
 
     /* What one token, and one sequence's shared part, takes; learned from the first prompt. */
     bool kv_known, kv_has_cross;
@@ -178,14 +179,15 @@ struct stage_walk {
 };
 struct stage_walk stage_walk(struct lane *lane, enum stage stage);
 struct work_state *stage_walk_next(struct stage_walk *walk);
-/* How many items a pass of a waiting stage takes now: fewer while sequences are decoding, whose
- * next tokens wait for it. */
-size_t batch_limit(const struct lane *lane);
+/* How many items a pass of a waiting stage takes now: while sequences are decoding, whose next
+ * tokens wait for it, no more than take STALL_S seconds at the pace measured (but one). */
+size_t batch_limit(const struct lane *lane, enum stage stage);
 
 /* A pass over items [start, start + n), all or nothing. */
 typedef enum status (*pass_function)(struct lane *lane, size_t start, size_t n, struct error *err);
-/* Runs it over [0, n_items); when that fails, item by item. errors[i] tells which failed. */
-void pass_run(struct lane *lane, pass_function pass);
+/* Runs it over [0, n_items) for a stage (N_STAGES: decoding); when that fails, item by item.
+ * errors[i] tells which failed. */
+void pass_run(struct lane *lane, enum stage stage, pass_function pass);
 /* Lists a work as a member of the pass being collected (once). */
 void pass_add_member(struct lane *lane, struct work_state *state);
 void pass_reset(struct lane *lane);

@@ -120,15 +120,17 @@ START_TEST(generation_in_a_batch_of_16_is_what_it_is_alone)
     struct waiter waiters[2];
     waiter_init(&waiters[0]);
     waiter_init(&waiters[1]);
-    struct job *jobs[2][16];
+    struct job *jobs[2][16], *opener = fake_job(&waiters[0], TASK_EMBED, WORK_ENCODE, 1);
+    fake_image(&opener->works[0], 1000);
+    submit(together, opener);
+    wait_inside(&fakes[0]); /* the others gather meanwhile */
     for (int i = 0; i < 16; i++) {
         jobs[0][i] = mixed_job(&waiters[0], i);
         submit(together, jobs[0][i]);
-        if (i == 0)
-            wait_inside(&fakes[0]);
     }
     atomic_store(&fakes[0].hold, false);
-    waiter_wait(&waiters[0], 16);
+    waiter_wait(&waiters[0], 17);
+    job_free(opener);
     ck_assert_int_gt(fakes[0].max_rows, 16);
     for (int i = 0; i < 16; i++) {
         jobs[1][i] = mixed_job(&waiters[1], i);
