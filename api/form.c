@@ -13,6 +13,7 @@
 #include <strings.h>
 
 #include "api/endpoint.h"
+#include "api/form_internal.h"
 #include "api/multipart.h"
 #include "api/percent.h"
 #include "core/base/utf8.h"
@@ -24,28 +25,6 @@ struct piece {
     struct span filename;
     bool is_bytes; /* a file: pictures only */
 };
-
-const char *json_kind(const json_t *value)
-{
-    switch (json_typeof(value)) {
-    case JSON_OBJECT:
-        return "an object";
-    case JSON_ARRAY:
-        return "a list";
-    case JSON_STRING:
-        return "a string";
-    case JSON_INTEGER:
-        return "an integer";
-    case JSON_REAL:
-        return "a number";
-    case JSON_TRUE:
-    case JSON_FALSE:
-        return "a boolean";
-    case JSON_NULL:
-        break;
-    }
-    return "null";
-}
 
 static const char *field_kind(enum field_type type)
 {
@@ -74,97 +53,8 @@ static const char *field_kind(enum field_type type)
     return "a value";
 }
 
-static enum status wrong_type(const char *param, const char *want, const char *found,
-                              struct error *err)
-{
-    return error_set_param(err, STATUS_WRONG_TYPE, param, "'%s' must be %s, not %s", param, want,
-                           found);
-}
-
 /* ---- values -------------------------------------------------------------------------------------
  */
-
-enum status string_from_json(const json_t *value, const char *param, struct span *out,
-                             struct error *err)
-{
-    if (!json_is_string(value))
-        return wrong_type(param, "a string", json_kind(value), err);
-    *out = (struct span){json_string_value(value), json_string_length(value)};
-    return STATUS_OK;
-}
-
-/* A picture given as text: a data: URL, an http(s) URL, or base64. */
-static enum status picture_from_text(struct span text, const char *param, struct picture *out,
-                                     struct error *err)
-{
-    struct picture picture = {.form = PICTURE_BASE64, .bytes = text};
-    if (text.size >= 5 && !strncasecmp(text.data, "data:", 5)) {
-        const char *comma = memchr(text.data, ',', text.size < 256 ? text.size : 256);
-        if (!comma)
-            return error_set_param(err, STATUS_BAD_BASE64, param,
-                                   "'%s' is a data: URL without a comma before its data", param);
-        size_t head = (size_t)(comma - text.data);
-        if (head < 7 || strncasecmp(comma - 7, ";base64", 7))
-            return error_set_param(err, STATUS_BAD_BASE64, param,
-                                   "'%s' is a data: URL that is not ';base64'", param);
-        picture.bytes = (struct span){comma + 1, text.size - head - 1};
-    } else if ((text.size >= 7 && !strncasecmp(text.data, "http://", 7)) ||
-               (text.size >= 8 && !strncasecmp(text.data, "https://", 8))) {
-        picture.form = PICTURE_URL;
-    }
-    utf8_clean(picture.param, sizeof picture.param, param, strlen(param));
-    *out = picture;
-    return STATUS_OK;
-}
-
-enum status picture_from_json(const json_t *value, const char *param, struct picture *out,
-                              struct error *err)
-{
-    const json_t *text = value;
-    if (json_is_object(value)) {
-        const json_t *b64 = json_object_get(value, "b64"), *url = json_object_get(value, "url");
-        if (json_object_size(value) != 1 || (!b64 && !url))
-            return error_set_param(err, STATUS_WRONG_TYPE, param,
-                                   "'%s' as an object must hold exactly one of b64 and url", param);
-        text = b64 ? b64 : url;
-        if (!json_is_string(text))
-            return error_set_param(err, STATUS_WRONG_TYPE, param,
-                                   "'%s.%s' must be a string, not %s", param, b64 ? "b64" : "url",
-                                   json_kind(text));
-    } else if (!json_is_string(value)) {
-        return wrong_type(param, field_kind(FIELD_IMAGE), json_kind(value), err);
-    }
-    struct span span = {json_string_value(text), json_string_length(text)};
-    return picture_from_text(span, param, out, err);
-}
-
-enum status vector_from_json(const json_t *value, const char *param, struct arena *arena,
-                             float **out, size_t *n, struct error *err)
-{
-    if (!json_is_array(value))
-        return wrong_type(param, field_kind(FIELD_VECTOR), json_kind(value), err);
-    size_t count = json_array_size(value);
-    if (!count)
-        return error_set_param(err, STATUS_UNPROCESSABLE, param, "'%s' is empty", param);
-    float *vector = arena_array(arena, count, sizeof *vector);
-    if (!vector)
-        return error_no_memory(err, "a vector");
-    for (size_t i = 0; i < count; i++) {
-        const json_t *number = json_array_get(value, i);
-        if (!json_is_number(number))
-            return error_set_param(err, STATUS_WRONG_TYPE, param,
-                                   "'%s' must be a list of numbers; number %zu is %s", param, i,
-                                   json_kind(number));
-        vector[i] = (float)json_number_value(number);
-        if (!isfinite(vector[i]))
-            return error_set_param(err, STATUS_OUT_OF_RANGE, param,
-                                   "'%s' holds a number (at %zu) outside the range of f32", param,
-                                   i);
-    }
-    *out = vector;
-    *n = count;
-    return STATUS_OK;
-}
 
 static bool is_bounded(const struct field *field)
 {
@@ -221,22 +111,22 @@ static enum status read_json_value(const struct field *field, json_t *value, siz
         break;
     case FIELD_INTEGER:
         if (!json_is_integer(value))
-            return wrong_type(field->name, field_kind(field->type), json_kind(value), err);
+            return field_wrong_type(field->name, field_kind(field->type), json_kind(value), err);
         out->integer = json_integer_value(value);
         return check_range(field, (double)out->integer, err);
     case FIELD_NUMBER:
         if (!json_is_number(value))
-            return wrong_type(field->name, field_kind(field->type), json_kind(value), err);
+            return field_wrong_type(field->name, field_kind(field->type), json_kind(value), err);
         out->number = json_number_value(value);
         return check_range(field, out->number, err);
     case FIELD_BOOLEAN:
         if (!json_is_boolean(value))
-            return wrong_type(field->name, field_kind(field->type), json_kind(value), err);
+            return field_wrong_type(field->name, field_kind(field->type), json_kind(value), err);
         out->boolean = json_is_true(value);
         return STATUS_OK;
     case FIELD_OBJECT:
         if (!json_is_object(value))
-            return wrong_type(field->name, field_kind(field->type), json_kind(value), err);
+            return field_wrong_type(field->name, field_kind(field->type), json_kind(value), err);
         out->json = value;
         return STATUS_OK;
     case FIELD_ANY:
@@ -264,7 +154,7 @@ static enum status read_json_value(const struct field *field, json_t *value, siz
         if (is_picture)
             status = picture_from_json(entry, param, &pictures[i], err);
         else if (!json_is_string(entry) && !is_list)
-            status = wrong_type(param, field_kind(field->type), json_kind(entry), err);
+            status = field_wrong_type(param, field_kind(field->type), json_kind(entry), err);
         else
             status = string_from_json(entry, param, &strings[i], err);
         if (status)
@@ -728,18 +618,15 @@ static bool is_media_type(const char *content_type, const char *type)
 
 static enum status unsupported_media(const struct form_request *request, struct error *err)
 {
-    char forms[160];
-    snprintf(forms, sizeof forms, "%s%s%s",
-             request->body_forms & BODY_JSON ? "application/json" : "",
-             request->body_forms & BODY_MULTIPART ? ", multipart/form-data" : "",
-             request->body_forms & BODY_IMAGE
-                 ? ", or a picture itself (image/jpeg, image/png, image/webp)"
-                 : "");
+    const char *type = request->content_type;
     return error_set(err, STATUS_UNSUPPORTED_MEDIA,
-                     "Content-Type %s%.100s%s is not accepted; send %s",
-                     request->content_type ? "'" : "is missing or",
-                     request->content_type ? request->content_type : "",
-                     request->content_type ? "'" : "", forms);
+                     "Content-Type %s%.100s is not accepted; send %s%s%s",
+                     type && *type ? "" : "(none)", type ? type : "",
+                     request->body_forms & BODY_JSON ? "application/json" : "no body",
+                     request->body_forms & BODY_MULTIPART ? ", multipart/form-data" : "",
+                     request->body_forms & BODY_IMAGE
+                         ? ", or a picture itself (image/jpeg, image/png, image/webp)"
+                         : "");
 }
 
 static enum status parse_body(struct form *form, struct pieces *pieces,
