@@ -167,14 +167,15 @@ static int report_decode(struct bench *bench, size_t n)
             list[i] = &sequences[i];
             tokens[i] = 5;
         }
-        double begin = now();
+        double begin = now(), cpu = cpu_now();
         for (size_t t = 0; t < DECODE_TOKENS && !status; t++) {
             status = bench->model->architecture->decode(bench->model, &bench->compute, list, tokens,
                                                         n, logits, &bench->err);
             arena_reset(bench->compute.scratch);
         }
-        printf("%-22s batch %3zu  %10.1f /s\n", "decode tokens", n,
-               (double)(n * DECODE_TOKENS) / (now() - begin));
+        double made = (double)(n * DECODE_TOKENS);
+        printf("%-22s batch %3zu  %10.1f /s  (%.2f ms of processor time each)\n", "decode tokens",
+               n, made / (now() - begin), (cpu_now() - cpu) * 1e3 / made);
         for (size_t i = 0; i < n; i++)
             sequence_release(&sequences[i]);
     }
