@@ -36,6 +36,7 @@ struct image_processor {
 struct pixels {
     size_t height, width;
     float *data;
+    size_t picture_height, picture_width; /* of the upright picture; set by model_preprocess() */
 };
 
 /* Reads the fields of a preprocessor_config.json (or the "image_processor" object of a

@@ -163,6 +163,8 @@ enum status model_preprocess(const struct model *model, const struct image *imag
         pixels_release(&pixels);
         return status;
     }
+    pixels.picture_height = image->height;
+    pixels.picture_width = image->width;
     *out = pixels;
     return STATUS_OK;
 }

@@ -65,7 +65,8 @@ void features_unref(struct features *features); /* NULL is fine */
 struct pair {
     struct features *const *images; /* usually one; NLVR2 has two */
     size_t n_images;
-    const struct tokens *text;
+    const struct tokens *text;   /* NULL: detection and segmentation by example: images[1] stands
+                                    for the text */
     const float *text_embedding; /* [embed_dim] where pairs_by_embedding, else NULL */
 };
 
@@ -141,6 +142,8 @@ struct model_traits {
     float logit_bias;
     bool sigmoid_scores;              /* SigLIP: independent probabilities rather than a softmax */
     size_t n_outputs;                 /* floats that score_pairs gives for one pair */
+    bool pairs_by_example;            /* a pair's second picture may stand for its text (detection,
+                                         segmentation            by example) */
     bool pairs_by_embedding;          /* score_pairs wants text embeddings beside the tokens */
     bool match_cosine;                /* a match's second output is a cosine */
     size_t context_length;            /* longest text in tokens */
@@ -148,6 +151,7 @@ struct model_traits {
     size_t image_height, image_width; /* of pixels; 0 = varies */
     const char *const *labels;        /* names of class scores [n_outputs], or NULL */
     size_t vocab_size; /* token ids are below this; what prefill/decode give logits for */
+    size_t mask_height, mask_width; /* segmentation: n_outputs = mask_height · mask_width */
 };
 
 struct architecture {
@@ -188,6 +192,11 @@ struct architecture {
     enum status (*score_pairs)(const struct model *model, const struct compute *compute,
                                enum task task, const struct pair *pairs, size_t n, float *out,
                                struct error *err);
+    /* Detection: the boxes that score_pairs gives logits for, [n_outputs] of xmin, ymin, xmax, ymax
+     * in pixels of the upright picture (width × height) that the features were made of; they may
+     * reach over its edges. */
+    void (*boxes)(const struct model *model, const struct features *features, size_t width,
+                  size_t height, float *out);
     /* n ≥ 1 new sequences (initialised here): runs the prompts, fills the caches → the logits after
      * each prompt's last token, [n, vocab_size]. All or nothing: on failure no sequence holds
      * memory. */

@@ -9,6 +9,9 @@
 
 #define ARCHITECTURE_LIST(ARCHITECTURE)                                                            \
     ARCHITECTURE(clip_architecture)                                                                \
+    ARCHITECTURE(clipseg_architecture)                                                             \
+    ARCHITECTURE(owlvit_architecture)                                                              \
+    ARCHITECTURE(owlv2_architecture)                                                               \
     ARCHITECTURE(siglip_architecture)                                                              \
     ARCHITECTURE(blip_caption_architecture)                                                        \
     ARCHITECTURE(blip_vqa_architecture)                                                            \

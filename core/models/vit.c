@@ -4,6 +4,7 @@
  */
 #include "core/models/vit.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "core/base/size.h"
@@ -74,4 +75,44 @@ enum status vit_embed(const struct vit_embedding *embedding, const struct comput
         x += same * vit_rows(embedding, pixels[i]) * embedding->dim;
     }
     return status;
+}
+
+/* ---- positions ---------------------------------------------------------------------------------
+ */
+
+/* Keys' cubic convolution at output i: the four inputs and their weights. */
+static void cubic_taps(size_t i, size_t n_in, size_t n_out, size_t at[4], float weights[4])
+{
+    const float a = -0.75f;
+    float position = ((float)i + 0.5f) * ((float)n_in / (float)n_out) - 0.5f;
+    float floored = floorf(position), part = position - floored;
+    for (int k = 0; k < 4; k++) {
+        long from = (long)floored + k - 1;
+        at[k] = from < 0 ? 0 : (size_t)from >= n_in ? n_in - 1 : (size_t)from;
+        float x = fabsf(part - (float)(k - 1));
+        weights[k] = x <= 1 ? ((a + 2) * x - (a + 3)) * x * x + 1
+                            : ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
+    }
+}
+
+void vit_resize_positions(const float *positions, size_t grid, size_t dim, size_t height,
+                          size_t width, float *out)
+{
+    memcpy(out, positions, dim * sizeof *out);
+    const float *from = positions + dim;
+    float *to = out + dim;
+    for (size_t y = 0; y < height; y++)
+        for (size_t x = 0; x < width; x++, to += dim) {
+            size_t rows[4], columns[4];
+            float row_weights[4], column_weights[4];
+            cubic_taps(y, grid, height, rows, row_weights);
+            cubic_taps(x, grid, width, columns, column_weights);
+            memset(to, 0, dim * sizeof *to);
+            for (int k = 0; k < 16; k++) {
+                const float *tap = from + (rows[k / 4] * grid + columns[k % 4]) * dim;
+                float weight = row_weights[k / 4] * column_weights[k % 4];
+                for (size_t d = 0; d < dim; d++)
+                    to[d] += weight * tap[d];
+            }
+        }
 }

@@ -22,4 +22,10 @@ size_t vit_rows(const struct vit_embedding *embedding, const struct pixels *pixe
 enum status vit_embed(const struct vit_embedding *embedding, const struct compute *compute,
                       const struct pixels *const *pixels, size_t n, float *x, struct error *err);
 
+/* Learned positions [1 + grid², dim], the class token's first, for a grid of height × width
+ * patches: out [1 + height · width, dim]. Bicubic as PyTorch's interpolate (a = −0.75, corners not
+ * aligned, borders repeated). */
+void vit_resize_positions(const float *positions, size_t grid, size_t dim, size_t height,
+                          size_t width, float *out);
+
 #endif

@@ -19,7 +19,9 @@ static void settle(struct lane *lane, enum stage stage)
     for (size_t i = 0; i < lane->n_members; i++) {
         struct work_state *state = lane->members[i];
         const struct work *work = state->work;
-        size_t needed = stage == STAGE_IMAGES ? work->n_images : work->n_texts;
+        size_t needed = stage == STAGE_IMAGES  ? work->n_images
+                        : stage == STAGE_TEXTS ? work->n_texts
+                                               : work_pairs(work);
         if (!work->error.status && state->cursor < needed)
             continue; /* the next batch goes on with it */
         list_remove(stage_list(lane, stage, state), state);
@@ -224,12 +226,12 @@ static void collect_pairs(struct lane *lane)
         if (lane->n_items && task != lane->task)
             continue;
         lane->task = task;
-        for (; state->cursor < work->n_texts && !batch_full(lane, limit); state->cursor++) {
+        for (; state->cursor < work_pairs(work) && !batch_full(lane, limit); state->cursor++) {
             size_t i = state->cursor;
             lane->pairs[lane->n_items] = (struct pair){
                 .images = work->features,
                 .n_images = work->n_images,
-                .text = &work->texts[i],
+                .text = work->n_texts ? &work->texts[i] : NULL,
                 .text_embedding = work->text_embeddings ? work->text_embeddings + i * dim : NULL,
             };
             add_place(lane, state, i, lane->n_items++);

@@ -57,6 +57,11 @@ void job_free(struct job *job)
     free(job);
 }
 
+size_t work_pairs(const struct work *work)
+{
+    return work->n_texts ? work->n_texts : 1;
+}
+
 enum status work_set_images(struct work *work, size_t n, struct error *err)
 {
     struct pixels *images = calloc(n ? n : 1, sizeof *images);

@@ -14,7 +14,7 @@
 
 enum work_kind {
     WORK_ENCODE,   /* images → features and texts → text_embeddings; either may be empty */
-    WORK_PAIR,     /* all images together with each text → outputs [n_texts, n_outputs] */
+    WORK_PAIR,     /* all images together with each text → outputs [work_pairs(), n_outputs] */
     WORK_GENERATE, /* all images with texts[0] as the prompt → generated[n] */
 };
 
@@ -51,7 +51,7 @@ struct work {
     struct features **features; /* [n_images]; one that is set at submission is used as it is;
                                    gone (NULL) after a generation */
     float *text_embeddings;     /* [n_texts, embed_dim] */
-    float *outputs;             /* [n_texts, n_outputs] */
+    float *outputs;             /* [work_pairs(), n_outputs] */
     struct generated *generated;
     size_t n_generated;
     bool cached; /* every picture's features came from the cache */
@@ -95,6 +95,10 @@ void job_free(struct job *job);
 
 /* Frees what the work owns; it is zeroed again. */
 void work_clear(struct work *work);
+
+/* How many pairs a WORK_PAIR has: one per text; without texts (traits.pairs_by_example) one, of its
+ * pictures alone. */
+size_t work_pairs(const struct work *work);
 
 /* Room for n pictures / texts in a work (zeroed, to be filled by preprocess / tokenize). */
 enum status work_set_images(struct work *work, size_t n, struct error *err);

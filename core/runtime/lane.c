@@ -272,7 +272,7 @@ static enum status enter_pairs(struct lane *lane, struct work *work, struct erro
     if (!lane->model->architecture->score_pairs || !lane->model->traits.n_outputs)
         return lacks(lane, "does not score pictures with texts", err);
     size_t n;
-    if (!size_mul(work->n_texts, lane->model->traits.n_outputs, &n) ||
+    if (!size_mul(work_pairs(work), lane->model->traits.n_outputs, &n) ||
         !(work->outputs = alloc_array(n, sizeof *work->outputs)))
         return error_no_memory(err, "a request's scores");
     return STATUS_OK;
@@ -289,7 +289,8 @@ void work_advance(struct lane *lane, struct work_state *state, int stage)
     } else if (stage <= STAGE_TEXTS && work->n_texts && state->text_digests) {
         stage = STAGE_TEXTS;
         status = enter_texts(lane, work, &work->error);
-    } else if (stage <= STAGE_PAIRS && work->kind == WORK_PAIR && work->n_texts) {
+    } else if (stage <= STAGE_PAIRS && work->kind == WORK_PAIR &&
+               (work->n_texts || lane->model->traits.pairs_by_example)) {
         stage = STAGE_PAIRS;
         status = enter_pairs(lane, work, &work->error);
     } else if (stage <= STAGE_PREFILL && work->kind == WORK_GENERATE) {
