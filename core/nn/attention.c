@@ -57,7 +57,7 @@ enum status nn_attention(const struct compute *compute, const struct attention_s
         return error_set(err, STATUS_BAD_CHECKPOINT,
                          "%zu attention heads cannot share %zu key/value heads", shape->n_heads,
                          shape->n_kv_heads);
-    struct attention_job job = {shape, items, n_items, kernels()->attention_block_q};
+    struct attention_job job = {shape, items, n_items, kernels()->group_rows};
     size_t n_tasks = 0;
     for (size_t i = 0; i < n_items; i++)
         n_tasks += item_tasks(&job, &items[i]);

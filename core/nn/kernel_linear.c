@@ -61,6 +61,10 @@ static void group_rows(const struct linear_job *job, const float *packed, size_t
     size_t n_in = job->linear->n_in;
     _Alignas(64) float columns[LANES_STEP * LANES_MAX];
     _Alignas(64) float values[LANES_MAX * LANES_STEP];
+    /* Where the results go, to have the lines at hand when they come. */
+    for (size_t r = 0; r < vecs * LANES; r++)
+        for (size_t c = 0; c < n; c += 16)
+            __builtin_prefetch(job->y + (row + r) * job->linear->n_out + out + c, 1);
     lanes_product(vecs, job->linear->weight + out * n_in, n_in, 1, n, packed, n_in, columns, false);
     if (n < LANES_STEP)
         memset(columns + n * vecs * LANES, 0, (LANES_STEP - n) * vecs * LANES * sizeof *columns);

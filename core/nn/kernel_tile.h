@@ -25,19 +25,34 @@ enum { VECS_MAX = 3, TILE_1 = 8, TILE_2 = 6, TILE_3 = 4, TILE_4 = 0 };
 #endif
 enum { LANES_STEP = 48, LANES_MAX = VECS_MAX * LANES };
 
-/* How wide the next group of rows is when `vecs` vectors of rows are left: never 1 where 2 fit. */
+/* How wide the next group of rows is when `vecs` vectors of rows are left: 4 4 3 3 rather than
+ * 4 4 4 2, as narrow tiles are slower. */
 INLINE size_t group_vecs(size_t vecs)
 {
-    if (vecs <= VECS_MAX)
-        return vecs;
-    return vecs == VECS_MAX + 1 ? (VECS_MAX + 1) / 2 + (VECS_MAX + 1) % 2 : VECS_MAX;
+    return vecs % VECS_MAX == 0 ? VECS_MAX : min_size(vecs, VECS_MAX - 1);
 }
 
-/* out[n][lane] (+)= sum_k w[n · w_row + k · w_step] · x[k · x_row + lane] for n < n_valid <= tile.
- * Weight rows past n_valid are not read: the last valid one stands in for them. */
-#define DEFINE_TILE(name, tile, vecs)                                                              \
+/* out[n][lane] (+)= sum_k w[n · w_row + k · step] · x[k][lane] for n < n_valid <= tile. Weight rows
+ * past n_valid are not read: the last valid one stands in for them.
+ *
+ * In the loop, additions of indices would take slots from multiplications: strides are constants
+ * and four steps go together. Weights come from memory and are met only once in a while, in rows
+ * too short for the hardware to foresee: each pass fetches the tile that follows this one. */
+#define TILE_STEP(tile, vecs, x, at)                                                               \
+    do {                                                                                           \
+        vec lanes[vecs];                                                                           \
+        _Pragma("GCC unroll 4") for (int v = 0; v < vecs; v++) lanes[v] =                          \
+            vec_load((x) + v * LANES);                                                             \
+        _Pragma("GCC unroll 16") for (int n = 0; n < tile; n++)                                    \
+        {                                                                                          \
+            float weight = rows[n][at];                                                            \
+            _Pragma("GCC unroll 4") for (int v = 0; v < vecs; v++) sums[n][v] +=                   \
+                weight * lanes[v];                                                                 \
+        }                                                                                          \
+    } while (0)
+#define DEFINE_TILE(name, tile, vecs, step)                                                        \
     static void name(const float *w, size_t w_row, size_t w_step, size_t n_valid, const float *x,  \
-                     size_t x_row, size_t n_k, float *out, bool accumulate)                        \
+                     size_t n_k, float *out, bool accumulate)                                      \
     {                                                                                              \
         const float *rows[tile];                                                                   \
         vec sums[tile][vecs];                                                                      \
@@ -46,21 +61,17 @@ INLINE size_t group_vecs(size_t vecs)
             rows[n] = w + (n < n_valid ? n : n_valid - 1) * w_row;                                 \
             _Pragma("GCC unroll 4") for (int v = 0; v < vecs; v++) sums[n][v] = (vec){0};          \
         }                                                                                          \
-        size_t at = 0;                                                                             \
-        _Pragma("GCC unroll 4") for (size_t k = 0; k < n_k; k++)                                   \
-        {                                                                                          \
-            vec lanes[vecs];                                                                       \
-            _Pragma("GCC unroll 4") for (int v = 0; v < vecs; v++) lanes[v] =                      \
-                vec_load(x + v * LANES);                                                           \
-            _Pragma("GCC unroll 16") for (int n = 0; n < tile; n++)                                \
-            {                                                                                      \
-                float weight = rows[n][at];                                                        \
-                _Pragma("GCC unroll 4") for (int v = 0; v < vecs; v++) sums[n][v] +=               \
-                    weight * lanes[v];                                                             \
-            }                                                                                      \
-            x += x_row;                                                                            \
-            at += w_step;                                                                          \
+        const float *next = w + tile * w_row;                                                      \
+        size_t k = 0;                                                                              \
+        (void)w_step;                                                                              \
+        for (; k + 4 <= n_k; k += 4, x += 4 * vecs * LANES) {                                      \
+            _Pragma("GCC unroll 4") for (size_t line = 0; line < tile * 4; line += 16)             \
+                __builtin_prefetch(next + k * tile + line, 0, 2);                                  \
+            _Pragma("GCC unroll 16") for (size_t u = 0; u < 4; u++)                                \
+                TILE_STEP(tile, vecs, x + u * vecs * LANES, (k + u) * (step));                     \
         }                                                                                          \
+        for (; k < n_k; k++, x += vecs * LANES)                                                    \
+            TILE_STEP(tile, vecs, x, k *(step));                                                   \
         _Pragma("GCC unroll 16") for (size_t n = 0; n < tile; n++)                                 \
         {                                                                                          \
             if (n < n_valid) {                                                                     \
@@ -73,32 +84,36 @@ INLINE size_t group_vecs(size_t vecs)
         }                                                                                          \
     }
 
-DEFINE_TILE(tile_1, TILE_1, 1)
-DEFINE_TILE(tile_2, TILE_2, 2)
-DEFINE_TILE(tile_3, TILE_3, 3)
+DEFINE_TILE(tile_1, TILE_1, 1, 1)
+DEFINE_TILE(tile_2, TILE_2, 2, 1)
+DEFINE_TILE(tile_3, TILE_3, 3, 1)
+DEFINE_TILE(tile_1_strided, TILE_1, 1, w_step)
+DEFINE_TILE(tile_2_strided, TILE_2, 2, w_step)
+DEFINE_TILE(tile_3_strided, TILE_3, 3, w_step)
 #if MANY_REGISTERS
-DEFINE_TILE(tile_4, TILE_4, 4)
+DEFINE_TILE(tile_4, TILE_4, 4, 1)
+DEFINE_TILE(tile_4_strided, TILE_4, 4, w_step)
 #endif
 
-/* out[n][vecs · LANES] (+)= w · x for n < n_out, tile by tile; x rows are vecs · LANES apart. */
+/* out[n][vecs · LANES] (+)= w · x for n < n_out, tile by tile; x is packed, [n_k][vecs · LANES]. */
 static void lanes_product(size_t vecs, const float *w, size_t w_row, size_t w_step, size_t n_out,
                           const float *x, size_t n_k, float *out, bool accumulate)
 {
-    static void (*const tiles[])(const float *, size_t, size_t, size_t, const float *, size_t,
-                                 size_t, float *, bool) = {
-        NULL,
-        tile_1,
-        tile_2,
-        tile_3,
+    static void (*const tiles[][2])(const float *, size_t, size_t, size_t, const float *, size_t,
+                                    float *, bool) = {
+        {NULL, NULL},
+        {tile_1, tile_1_strided},
+        {tile_2, tile_2_strided},
+        {tile_3, tile_3_strided},
 #if MANY_REGISTERS
-        tile_4,
+        {tile_4, tile_4_strided},
 #endif
     };
     static const size_t heights[] = {0, TILE_1, TILE_2, TILE_3, TILE_4};
     size_t height = heights[vecs], width = vecs * LANES;
     for (size_t n = 0; n < n_out; n += height)
-        tiles[vecs](w + n * w_row, w_row, w_step, min_size(height, n_out - n), x, width, n_k,
-                    out + n * width, accumulate);
+        tiles[vecs][w_step != 1](w + n * w_row, w_row, w_step, min_size(height, n_out - n), x, n_k,
+                                 out + n * width, accumulate);
 }
 
 /* packed[k][lane] = factor · x[lane][k] for n_rows <= vecs · LANES rows that lie x_row apart; lanes
@@ -126,7 +141,8 @@ static void lanes_pack(size_t vecs, const float *x, size_t x_row, size_t n_rows,
 
 /* ---- dot ------------------------------------------------------------------------------------- */
 
-/* Weight rows and rows of x that are multiplied at once. */
+/* Weight rows and rows of x that are multiplied at once. With few rows of x this is as fast as the
+ * weights come from memory: the rows two blocks ahead are fetched into the second-level cache. */
 enum { DOT_OUT = 4, DOT_ROWS = MANY_REGISTERS ? 6 : 2 };
 
 #define DEFINE_DOT(name, n_rows)                                                                   \
@@ -142,6 +158,8 @@ enum { DOT_OUT = 4, DOT_ROWS = MANY_REGISTERS ? 6 : 2 };
         }                                                                                          \
         size_t k = 0;                                                                              \
         for (; k + LANES <= n_k; k += LANES) {                                                     \
+            _Pragma("GCC unroll 4") for (int n = 0; n < DOT_OUT; n++)                              \
+                __builtin_prefetch(rows[n] + 2 * DOT_OUT * w_row + k, 0, 2);                       \
             vec lanes[DOT_OUT];                                                                    \
             _Pragma("GCC unroll 4") for (int n = 0; n < DOT_OUT; n++) lanes[n] =                   \
                 vec_load(rows[n] + k);                                                             \
@@ -163,9 +181,11 @@ enum { DOT_OUT = 4, DOT_ROWS = MANY_REGISTERS ? 6 : 2 };
                     from * lanes[n];                                                               \
             }                                                                                      \
         }                                                                                          \
-        for (size_t r = 0; r < n_rows; r++)                                                        \
-            for (size_t n = 0; n < n_valid; n++)                                                   \
-                out[r * out_row + n] = vec_sum(sums[r][n]);                                        \
+        _Pragma("GCC unroll 6") for (size_t r = 0; r < n_rows; r++)                                \
+        {                                                                                          \
+            vec4 total = vec_sum4(sums[r]);                                                        \
+            memcpy(out + r * out_row, &total, n_valid * sizeof(float));                            \
+        }                                                                                          \
     }
 
 DEFINE_DOT(dot_1, 1)

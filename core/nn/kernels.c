@@ -25,7 +25,7 @@
         .name = #isa,                                                                              \
         .lanes = n_lanes,                                                                          \
         .linear_block = linear_block_##isa,                                                        \
-        .attention_block_q = (n_vecs) * (n_lanes),                                                 \
+        .group_rows = (n_vecs) * (n_lanes),                                                        \
         .attention_block = attention_block_##isa,                                                  \
         .attention_few = attention_few_##isa,                                                      \
         .activate = activate_##isa,                                                                \

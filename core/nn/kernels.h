@@ -29,14 +29,13 @@ struct linear_job {
 struct kernels {
     const char *name;
     size_t lanes;
+    size_t group_rows; /* rows, or queries, that one group of tiles takes */
 
     /* Rows [row, row + n_rows) × outputs [out, out + n_out) of a job. */
     void (*linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                          size_t n_out);
 
-    /* Queries one task takes at a time. */
-    size_t attention_block_q;
-    /* Queries [q0, q0 + n_q), n_q <= attention_block_q, of one item and head. */
+    /* Queries [q0, q0 + n_q), n_q <= group_rows, of one item and head. */
     void (*attention_block)(const struct attention_shape *shape, const struct attention_item *item,
                             size_t head, size_t q0, size_t n_q);
     /* All queries of one item, for the heads that share one key/value head: for few queries. */

@@ -91,19 +91,22 @@ static void blas_block(const struct linear_job *job, size_t row, size_t n_rows, 
  * together, large enough that taking a task costs nothing beside it. */
 enum { BLOCK_OUT = 96 };
 
-/* Packed rows of a block should stay in a core's second-level cache, with room for the weights that
- * stream by. */
-static size_t packed_floats_max(void)
+/* Packed rows of a block should take a quarter of a core's second-level cache, so that the weights
+ * streaming by have room; but no fewer rows than the widest tile has, as far as scratch allows. */
+static size_t block_rows_max(size_t n_in)
 {
     static _Atomic size_t known;
     size_t floats = atomic_load_explicit(&known, memory_order_relaxed);
     if (floats == 0) {
         long cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
-        floats = (cache >= 256 * 1024 ? (size_t)cache : 1024 * 1024) / sizeof(float) / 2;
-        floats = min_size(floats, SCRATCH_FLOATS);
+        floats = (cache >= 256 * 1024 ? (size_t)cache : 1024 * 1024) / sizeof(float) / 4;
         atomic_store_explicit(&known, floats, memory_order_relaxed);
     }
-    return floats;
+    size_t lanes = kernels()->lanes, rows = floats / (n_in + 1);
+    if (rows < kernels()->group_rows)
+        rows = min_size(kernels()->group_rows, SCRATCH_FLOATS / (n_in + 1));
+    rows = min_size(rows, SCRATCH_FLOATS / (n_in + 1)) / lanes * lanes;
+    return rows > lanes ? rows : lanes;
 }
 
 static void linear_task(void *context, size_t i)
@@ -139,10 +142,7 @@ void nn_linear(const struct compute *compute, const struct linear *linear, const
         .n_blocks_out = (linear->n_out + BLOCK_OUT - 1) / BLOCK_OUT,
     };
     /* Blocks of nearly equal numbers of rows, whole vectors each but the last. */
-    size_t lanes = kernels()->lanes;
-    size_t rows_max = packed_floats_max() / (linear->n_in + 1) / lanes * lanes;
-    if (rows_max < lanes)
-        rows_max = lanes;
+    size_t lanes = kernels()->lanes, rows_max = block_rows_max(linear->n_in);
     size_t n_blocks = (n_rows + rows_max - 1) / rows_max;
     job.block_rows = ((n_rows + n_blocks - 1) / n_blocks + lanes - 1) / lanes * lanes;
     n_blocks = (n_rows + job.block_rows - 1) / job.block_rows;

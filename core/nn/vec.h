@@ -109,14 +109,42 @@ INLINE vec vec_min(vec a, vec b)
 #endif
 }
 
+/* A vector of four lanes, whatever the set: what is left when wider ones are folded in half. */
+typedef float vec4 __attribute__((vector_size(16)));
+typedef int32_t ivec4 __attribute__((vector_size(16)));
+
+INLINE vec4 vec_fold(vec value)
+{
+#if defined(__AVX512F__)
+    __m512 all = (__m512)value;
+    vec4 a = (vec4)_mm512_castps512_ps128(all), b = (vec4)_mm512_extractf32x4_ps(all, 1);
+    vec4 c = (vec4)_mm512_extractf32x4_ps(all, 2), d = (vec4)_mm512_extractf32x4_ps(all, 3);
+    return (a + b) + (c + d);
+#elif defined(__AVX2__)
+    return (vec4)_mm256_castps256_ps128((__m256)value) +
+           (vec4)_mm256_extractf128_ps((__m256)value, 1);
+#else
+    return value;
+#endif
+}
+
 INLINE float vec_sum(vec value)
 {
-    float sum[LANES];
-    memcpy(sum, &value, sizeof sum);
-    for (int n = LANES / 2; n > 0; n /= 2)
-        for (int i = 0; i < n; i++)
-            sum[i] += sum[i + n];
-    return sum[0];
+    vec4 four = vec_fold(value);
+    four += __builtin_shuffle(four, (ivec4){2, 3, 0, 1});
+    return four[0] + four[1];
+}
+
+/* The sums of four vectors. */
+INLINE vec4 vec_sum4(const vec v[4])
+{
+    vec4 a = vec_fold(v[0]), b = vec_fold(v[1]), c = vec_fold(v[2]), d = vec_fold(v[3]);
+    vec4 ab =
+        __builtin_shuffle(a, b, (ivec4){0, 4, 1, 5}) + __builtin_shuffle(a, b, (ivec4){2, 6, 3, 7});
+    vec4 cd =
+        __builtin_shuffle(c, d, (ivec4){0, 4, 1, 5}) + __builtin_shuffle(c, d, (ivec4){2, 6, 3, 7});
+    return __builtin_shuffle(ab, cd, (ivec4){0, 1, 4, 5}) +
+           __builtin_shuffle(ab, cd, (ivec4){2, 3, 6, 7});
 }
 
 INLINE float vec_max_lane(vec value)
