@@ -79,7 +79,8 @@ struct http_request {
     unsigned timeout_ms;  /* from the X-Request-Timeout-Ms header; 0 = none */
 };
 
-/* wake(context) is called from any thread, once for each call_step() that returned false. */
+/* wake(context) is called from any thread, once for each call_step() that returned false. More than
+ * one may be needed: a stream's tokens come one by one. */
 struct call *call_new(struct api *api, const struct route *route,
                       const struct http_request *request, void (*wake)(void *context),
                       void *context, struct error *err);
@@ -112,6 +113,8 @@ void reply_release(struct http_reply *reply);
 
 /* Borrowed from the call. */
 struct http_reply *call_reply(struct call *call);
+/* STATUS_OK, or why the reply (or the end of the stream) is an error. */
+enum status call_outcome(const struct call *call);
 /* For the log line: the model that answered ("" when none) and the time split. */
 const char *call_model(const struct call *call);
 struct call_timings {
@@ -119,6 +122,22 @@ struct call_timings {
     size_t batch_size;
 };
 const struct call_timings *call_timings(const struct call *call);
+
+/* ---- a reply that comes piece by piece --------------------------------------------------------
+ *
+ * For callers that can send while a call is still being worked on. The request decides (`stream`);
+ * where call_step() has returned true and ready() was never called, the reply is a usual one.
+ *
+ * ready(context) is called inside call_step(), on its thread: there is more to read, or the end was
+ * reached. At the first time the reply's status, type and headers are set, and do not change any
+ * more; its body is not for the caller. One other thread may read meanwhile.
+ */
+
+/* Before the first step. Never called: `stream` in the request is ignored. */
+void call_allow_stream(struct call *call, void (*ready)(void *context));
+
+/* Copies up to size bytes; 0 = nothing now, ready() will come, unless *ended: that was all. */
+size_t call_stream_read(struct call *call, char *out, size_t size, bool *ended);
 
 /* An error reply in the shape of DESIGN §4, for faults that the server itself finds (auth, limits,
  * routing). */

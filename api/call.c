@@ -3,12 +3,15 @@
  *
  *   NEW ── call_step ──→ form, model, begin() ──┬─ reply written ─────────────→ DONE
  *                                               └─ job submitted → WAITING
- *   WAITING ── wake(), call_step ──→ finish() ──┬─ reply written ─────────────→ DONE
- *                                               └─ job submitted → WAITING
+ *   WAITING ── wake(), call_step ─┬→ finish() ──┬─ reply written ─────────────→ DONE
+ *                                 │             └─ job submitted → WAITING
+ *                                 └→ (a stream's tokens) events queued → WAITING
  *
  * Invariants:
- * 1. Once runtime_submit() has taken a job, the thread that submitted touches the call no more: its
- *    job may be done, and another thread stepping the call, before runtime_submit() returns.
+ * 1. `parked` says that no thread is stepping the call. The step that sets it (stream_pump, or
+ *    enqueue before runtime_submit) touches the call no more and returns false; whoever finds it
+ *    set and has news (on_done, stream_take_token) clears it and calls wake, once. News for a call
+ *    that is not parked are seen by the step under way.
  * 2. `running` is set exactly while a job is with the runtime or its results are being used;
  *    call_cancel() reads it under `lock`, and no job is freed without clearing it under `lock`.
  * 3. Every call that ends has a reply: call_finish() is the only way to DONE.
@@ -94,6 +97,7 @@ struct call *call_new(struct api *api, const struct route *route,
     call->reply.status = 200;
     call->reply.content_type = "application/json";
     buffer_init(&call->reply.body, api_options(api)->max_reply_bytes);
+    stream_init(call);
     return call;
 }
 
@@ -116,6 +120,7 @@ void call_free(struct call *call)
         call->release_state(call->state);
     form_release(&call->form);
     reply_release(&call->reply);
+    stream_release(call);
     arena_release(&call->arena);
     pthread_mutex_destroy(&call->lock);
     free(call);
@@ -138,6 +143,11 @@ struct http_reply *call_reply(struct call *call)
 const char *call_model(const struct call *call)
 {
     return call->model ? call->model->name : "";
+}
+
+enum status call_outcome(const struct call *call)
+{
+    return call->outcome;
 }
 
 const struct call_timings *call_timings(const struct call *call)
@@ -232,6 +242,12 @@ static void call_finish(struct call *call, enum status status, struct error *err
                                "the reply would be larger than %zu bytes; ask for less at once",
                                api_options(call->api)->max_reply_bytes);
     }
+    call->outcome = status;
+    call->phase = PHASE_DONE;
+    if (call->stream.begun || (call->stream.wanted && !status)) {
+        stream_finish(call, status ? err : NULL); /* its headers have been read: none are added */
+        return;
+    }
     if (status) {
         unsigned retry_after_s = call->lane ? lane_retry_after_s(call->lane) : 1;
         reply_error(reply, api_options(call->api), err, retry_after_s);
@@ -246,14 +262,19 @@ static void call_finish(struct call *call, enum status status, struct error *err
                      call->n_cached == call->n_pictures ? "hit"
                      : call->n_cached                   ? "partial"
                                                         : "miss");
-    call->phase = PHASE_DONE;
 }
 
 static void on_done(struct job *job, void *context)
 {
     struct call *call = context;
     (void)job;
-    call->wake(call->context);
+    pthread_mutex_lock(&call->lock);
+    call->job_done = true;
+    bool wakes = call->parked;
+    call->parked = false;
+    pthread_mutex_unlock(&call->lock);
+    if (wakes)
+        call->wake(call->context);
 }
 
 /* Hands the submitted job to the runtime. On success the call belongs to whoever steps it next
@@ -268,12 +289,16 @@ static enum status enqueue(struct call *call, struct error *err)
     call->phase = PHASE_WAITING;
     pthread_mutex_lock(&call->lock);
     call->running = job;
+    call->job_done = false;
+    call->parked = true;
     if (call->cancelled)
         atomic_store(&job->cancelled, true);
     pthread_mutex_unlock(&call->lock);
     enum status status = runtime_submit(lane, job, err);
-    if (status)
+    if (status) {
         drop_job(call);
+        call->parked = false;
+    }
     return status;
 }
 
@@ -287,10 +312,16 @@ bool call_step(struct call *call)
     if (is_new) {
         json_writer_init(&call->out, &call->reply.body);
         json_begin_object(&call->out, NULL);
-    } else {
+    } else if (stream_pump(call)) {
         account(call);
+    } else {
+        return false;
     }
     enum status status = check_alive(call, &err);
+    if (call->stream.fault.status) {
+        err = call->stream.fault;
+        status = err.status;
+    }
     if (!status)
         status = is_new ? start(call, &err) : call->endpoint->finish(call, &err);
     if (!status && call->submit_job) {
@@ -429,6 +460,8 @@ struct job *call_job(struct call *call, enum task task, size_t n_works, struct e
 void call_submit(struct call *call, struct job *job)
 {
     job_free(call->submit_job);
+    if (call->stream.wanted && job->n_works == 1)
+        job->on_token = stream_take_token;
     call->submit_lane = call->lane;
     call->submit_job = job;
 }

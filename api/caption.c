@@ -27,7 +27,7 @@ static enum status begin(struct call *call, struct error *err)
         return err->status;
     struct work *work = &job->works[0];
     work->kind = WORK_GENERATE;
-    status = generation_read(call, work, true, err);
+    status = generation_read(call, work, GENERATION_TOP_K_SAMPLES, err);
     if (!status)
         status = work_set_texts(work, 1, err);
     if (!status)
@@ -63,6 +63,8 @@ static enum status finish(struct call *call, struct error *err)
         if (status)
             return status;
         if (i == 0) {
+            if (call->stream.wanted && (status = stream_text(call, 0, text, err)))
+                return status;
             json_put_text(out, "caption", text.data, text.size);
             json_put_string(out, "finish_reason", finish_reason_name(work->generated[0].finish));
             if (is_list)
@@ -77,6 +79,8 @@ static enum status finish(struct call *call, struct error *err)
     }
     if (is_list)
         json_end_list(out);
+    if (call->stream.wanted)
+        generation_put_usage(out, call->job);
     return STATUS_OK;
 }
 
@@ -94,4 +98,5 @@ const struct endpoint endpoint_caption = {
     .task = TASK_CAPTION,
     .begin = begin,
     .finish = finish,
+    .delta = generation_delta,
 };

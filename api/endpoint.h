@@ -22,6 +22,7 @@
 #include "api/api.h"
 #include "api/form.h"
 #include "api/render.h"
+#include "api/stream.h"
 #include "core/base/arena.h"
 
 enum {
@@ -48,6 +49,9 @@ struct endpoint {
     bool is_public;    /* needs no API key (health) */
     enum status (*begin)(struct call *call, struct error *err);
     enum status (*finish)(struct call *call, struct error *err);
+    /* Optional: new text of a stream's choice, as one JSON object. NULL: it cannot stream. Its
+     * finish() then sends the rest with stream_text(); the usual reply goes as the last event. */
+    void (*delta)(struct call *call, struct json_writer *out, size_t choice, struct span text);
 };
 
 struct call {
@@ -77,9 +81,14 @@ struct call {
     size_t n_pictures, n_cached; /* works that had pictures; whose features were all known */
     struct lane *submit_lane;
     struct job *submit_job;
-    pthread_mutex_t lock; /* guards running and cancelled; last in the order */
+    struct stream stream;
+    enum status outcome; /* once it is done */
+    /* Guards what follows and the shared part of stream; last in the order. */
+    pthread_mutex_t lock;
     struct job *running;
     bool cancelled;
+    bool parked;   /* no step is under way: whoever has news calls wake */
+    bool job_done; /* the submitted job has its results */
     void (*wake)(void *context);
     void *context;
 };

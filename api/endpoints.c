@@ -8,6 +8,7 @@
 
 extern const struct endpoint endpoint_caption;
 extern const struct endpoint endpoint_vqa;
+extern const struct endpoint endpoint_chat;
 extern const struct endpoint endpoint_match;
 extern const struct endpoint endpoint_classify;
 extern const struct endpoint endpoint_embeddings;
@@ -27,15 +28,25 @@ extern const struct endpoint endpoint_version;
 extern const struct endpoint endpoint_openapi;
 
 const struct endpoint *const endpoints[] = {
-    &endpoint_caption,        &endpoint_vqa,
-    &endpoint_match,          &endpoint_classify,
-    &endpoint_embeddings,     &endpoint_collection_put,
-    &endpoint_collection_get, &endpoint_collection_delete,
-    &endpoint_collections,    &endpoint_items_post,
-    &endpoint_items_list,     &endpoint_item_get,
-    &endpoint_item_delete,    &endpoint_search,
-    &endpoint_models,         &endpoint_model,
-    &endpoint_info,           &endpoint_version,
+    &endpoint_caption,
+    &endpoint_vqa,
+    &endpoint_chat,
+    &endpoint_match,
+    &endpoint_classify,
+    &endpoint_embeddings,
+    &endpoint_collection_put,
+    &endpoint_collection_get,
+    &endpoint_collection_delete,
+    &endpoint_collections,
+    &endpoint_items_post,
+    &endpoint_items_list,
+    &endpoint_item_get,
+    &endpoint_item_delete,
+    &endpoint_search,
+    &endpoint_models,
+    &endpoint_model,
+    &endpoint_info,
+    &endpoint_version,
     &endpoint_openapi,
 };
 

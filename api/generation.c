@@ -33,7 +33,8 @@ const struct field generation_fields[] = {
      .help = "makes sampling repeatable"},
     {"stop", FIELD_STRINGS, .max = STOPS_MAX, .help = "texts before which generation ends"},
     {"n", FIELD_INTEGER, .min = 1, .max = GENERATION_BEAMS_MAX, .help = "how many texts to give"},
-    {"stream", FIELD_BOOLEAN, .help = "not available yet: must be false"},
+    {"stream", FIELD_BOOLEAN,
+     .help = "the text as it comes, as server-sent events (beams, n above 1: at once at the end)"},
     {NULL},
 };
 
@@ -55,23 +56,33 @@ static enum status read_stops(struct call *call, struct work *work, struct error
     return STATUS_OK;
 }
 
-enum status generation_read(struct call *call, struct work *work, bool top_k_samples,
+/* The field that bounds the length: OpenAI's has two names. */
+static enum status length_field(const struct form *form, const char **name, struct error *err)
+{
+    *name = form_has(form, "max_completion_tokens") ? "max_completion_tokens" : "max_tokens";
+    if (form_has(form, "max_completion_tokens") && form_has(form, "max_tokens"))
+        return error_set_param(err, STATUS_BAD_REQUEST, *name,
+                               "give either 'max_tokens' or 'max_completion_tokens', not both");
+    return STATUS_OK;
+}
+
+enum status generation_read(struct call *call, struct work *work, enum generation_style style,
                             struct error *err)
 {
+    bool top_k_samples = style != GENERATION_TOP_K_ANSWERS;
     const struct form *form = &call->form;
     struct generation_params params = call->model->generation;
     size_t max_tokens = api_options(call->api)->max_tokens;
 
-    if (form_boolean(form, "stream", false))
-        return error_set_param(err, STATUS_UNPROCESSABLE, "stream",
-                               "'stream' is not available on this endpoint; leave it out");
-
     /* 1. Length. */
-    if (form_has(form, "max_tokens")) {
-        params.max_new_tokens = (size_t)form_integer(form, "max_tokens", 0);
+    const char *length;
+    if (length_field(form, &length, err))
+        return err->status;
+    if (form_has(form, length)) {
+        params.max_new_tokens = (size_t)form_integer(form, length, 0);
         if (max_tokens && params.max_new_tokens > max_tokens)
-            return error_set_param(err, STATUS_OUT_OF_RANGE, "max_tokens",
-                                   "'max_tokens' is %zu; this server allows at most %zu",
+            return error_set_param(err, STATUS_OUT_OF_RANGE, length,
+                                   "'%s' is %zu; this server allows at most %zu", length,
                                    params.max_new_tokens, max_tokens);
     } else if (max_tokens && params.max_new_tokens > max_tokens) {
         params.max_new_tokens = max_tokens;
@@ -89,6 +100,8 @@ enum status generation_read(struct call *call, struct work *work, bool top_k_sam
     bool wants_sampling =
         has_temperature ? form_number(form, "temperature", 0) > 0
                         : form_has(form, "top_p") || (top_k_samples && form_has(form, "top_k"));
+    wants_sampling |= style == GENERATION_N_SAMPLES && !has_temperature &&
+                      form_integer(form, "n", 1) > 1 && !form_has(form, "num_beams");
     bool wants_beams = form_has(form, "num_beams") && form_integer(form, "num_beams", 1) > 1;
     if (wants_sampling && wants_beams)
         return error_set_param(err, STATUS_UNPROCESSABLE, "num_beams",
@@ -125,13 +138,18 @@ enum status generation_read(struct call *call, struct work *work, bool top_k_sam
         params.num_beams = 1;
     if (!params.n)
         params.n = 1;
-    if (!params.do_sample && params.n > params.num_beams)
+    bool copies = style == GENERATION_N_SAMPLES && params.num_beams == 1; /* as OpenAI's */
+    if (!params.do_sample && params.n > params.num_beams && !copies)
         return error_set_param(err, STATUS_UNPROCESSABLE, "n",
                                "'n' is %zu: several texts need num_beams of at least as many, or a "
                                "temperature above 0",
                                params.n);
     work->generation = params;
-    return read_stops(call, work, err);
+    enum status status = read_stops(call, work, err);
+    if (!status && form_boolean(form, "stream", false))
+        status = stream_want(
+            call, params.max_new_tokens ? params.max_new_tokens : GENERATION_TOKENS_MAX, err);
+    return status;
 }
 
 static size_t trimmed(const char *text, size_t size)
@@ -147,7 +165,7 @@ enum status generation_text(struct call *call, const struct work *work, size_t i
     const struct generated *generated = &work->generated[i];
     struct buffer buffer;
     buffer_init(&buffer, api_options(call->api)->max_reply_bytes);
-    enum status status = model_detokenize(call->model, call->endpoint->task, &work->texts[0],
+    enum status status = model_detokenize(call->model, call->job->task, &work->texts[0],
                                           generated->ids, generated->n, &buffer, err);
     size_t size = buffer.size;
     if (size > generated->text_bytes)
@@ -161,6 +179,24 @@ enum status generation_text(struct call *call, const struct work *work, size_t i
     }
     buffer_release(&buffer);
     return status;
+}
+
+void generation_delta(struct call *call, struct json_writer *out, size_t choice, struct span text)
+{
+    (void)call, (void)choice;
+    json_begin_object(out, NULL);
+    json_put_text(out, "delta", text.data, text.size);
+    json_end_object(out);
+}
+
+void generation_put_usage(struct json_writer *out, const struct job *job)
+{
+    long long prompt = (long long)job->n_prompt_tokens, new = (long long)job->n_generated_tokens;
+    json_begin_object(out, "usage");
+    json_put_integer(out, "prompt_tokens", prompt);
+    json_put_integer(out, "completion_tokens", new);
+    json_put_integer(out, "total_tokens", prompt + new);
+    json_end_object(out);
 }
 
 const char *finish_reason_name(enum finish_reason reason)

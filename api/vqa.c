@@ -78,7 +78,7 @@ static enum status begin(struct call *call, struct error *err)
     if (!job)
         return err->status;
     struct work *work = &job->works[0];
-    status = generation_read(call, work, false, err);
+    status = generation_read(call, work, GENERATION_TOP_K_ANSWERS, err);
     if (call->model->traits.labels) {
         work->kind = WORK_PAIR;
     } else {
@@ -162,6 +162,8 @@ static enum status finish(struct call *call, struct error *err)
         return status;
     if (!n)
         return error_set(err, STATUS_INTERNAL, "the model gave no answer");
+    if (call->stream.wanted && (status = stream_text(call, 0, answers[0].text, err)))
+        return status;
     json_put_text(out, "answer", answers[0].text.data, answers[0].text.size);
     json_put_float(out, "score", answers[0].score);
     json_begin_list(out, "answers");
@@ -172,6 +174,11 @@ static enum status finish(struct call *call, struct error *err)
         json_end_object(out);
     }
     json_end_list(out);
+    if (call->stream.wanted) {
+        if (work->kind == WORK_GENERATE)
+            json_put_string(out, "finish_reason", finish_reason_name(work->generated[0].finish));
+        generation_put_usage(out, call->job);
+    }
     return STATUS_OK;
 }
 
@@ -189,4 +196,5 @@ const struct endpoint endpoint_vqa = {
     .task = TASK_VQA,
     .begin = begin,
     .finish = finish,
+    .delta = generation_delta,
 };

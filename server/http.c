@@ -3,19 +3,31 @@
  *
  * One exchange is one request on its way through the process:
  *
- *        open_exchange          first_call           upload            dispatch
- *   (uri) ───────────→ NEW ───────────────→ BODY ─────────────→ BODY ───────────→ WAITING
- * (suspended) │ refused             │ too long, late                      │ step_exchange
- *                        └───────────→ REFUSED ┴─→ (body swallowed) ──→ READY ←──────┘ (worker;
- * resumed) │ send_reply └→ close_exchange
+ *   open_exchange (request line)
+ *     │
+ *    NEW ── first_call ──┬─────────→ BODY ── dispatch ──→ WAITING (suspended; the call is stepped)
+ *                        │ refused    │ too long            │ the reply is there   │ stream_ready
+ *                        └──────────→ REFUSED               ▼                      ▼
+ *                                     └── body swallowed ─→ READY               STREAMING
+ *                                                           │ send_reply           │ send_stream,
+ *                                                           ▼                      ▼ read_stream …
+ *                                                          close_exchange ←────────┘
+ *
+ * STREAMING: the HTTP thread sends what the call has, and suspends the connection when that is
+ * nothing, while workers still step the call; each of the two holds the exchange, and whoever ends
+ * last gives it back (settle).
  *
  * Invariants:
- *  1. HTTP threads never block or compute: a call that is not inline is stepped on the workers,
- * while its connection is suspended.
- *  2. An exchange belongs to the HTTP thread in all states but WAITING, and to the worker (or the
- *     runtime, between steps) in WAITING. The watcher only sends a call's cancel or a 408.
- *  3. What admission_enter() counted is given back exactly once, in close_exchange().
- *  4. A watch is removed before the connection is resumed or closed.
+ *  1. HTTP threads never block or compute: a call that is not inline is stepped on the workers.
+ *  2. An exchange belongs to the HTTP thread in all states but WAITING and STREAMING, and to the
+ *     worker (or the runtime, between steps) in WAITING. The watcher only sends a call's cancel or
+ *     a 408. In STREAMING the worker has the call's steps, the HTTP thread the connection and
+ *     call_stream_read(), and `lock` guards is_suspended.
+ *  3. What admission_enter() counted is given back exactly once, in settle().
+ *  4. A watch is removed before the connection is resumed with a whole reply, or closed.
+ *  5. A connection is resumed by whoever clears is_suspended. While it is set MHD cannot close the
+ *     connection; read_stream sets it under the lock under which it found nothing to send, so that
+ *     no stream_ready can be missed.
  */
 #include "server/http.h"
 
@@ -43,6 +55,7 @@ enum {
     RETRY_AFTER_S = 1,
     RETRY_AFTER_LOADING_S = 5,
     STOP_WAIT_S = 10,
+    STREAM_BLOCK = 16 << 10, /* read from a stream at once, at most */
 };
 
 struct http_server {
@@ -54,7 +67,7 @@ struct http_server {
     char address[300];
 };
 
-enum exchange_state { NEW, BODY, REFUSED, WAITING, READY };
+enum exchange_state { NEW, BODY, REFUSED, WAITING, STREAMING, READY };
 
 struct exchange {
     struct http_server *server;
@@ -79,6 +92,15 @@ struct exchange {
     enum status code;        /* that fault */
     struct ticket ticket;
     struct watch watch;
+
+    /* Streams. */
+    pthread_mutex_t
+        lock; /* guards is_suspended; taken before a call's lock, never in a watcher's */
+    bool is_suspended;
+    atomic_bool is_stream;
+    atomic_uint n_holders; /* HTTP side; and the worker's, while a stream's call is under way */
+    bool sent;             /* the reply went out whole */
+    size_t streamed_bytes;
 };
 
 static struct exchange *exchange_of_ticket(struct ticket *ticket)
@@ -103,10 +125,12 @@ static void *open_exchange(void *cls, const char *uri, struct MHD_Connection *co
     if (!exchange)
         return NULL;
     exchange->uri = strdup(uri);
-    if (!exchange->uri) {
+    if (!exchange->uri || pthread_mutex_init(&exchange->lock, NULL)) {
+        free(exchange->uri);
         free(exchange);
         return NULL;
     }
+    atomic_init(&exchange->n_holders, 1);
     char *mark = strchr(exchange->uri, '?');
     if (mark)
         *mark++ = '\0';
@@ -120,23 +144,20 @@ static void *open_exchange(void *cls, const char *uri, struct MHD_Connection *co
     return exchange;
 }
 
-/* The reply is sent (or the connection lost): one line in the log, and everything given back. */
-static void close_exchange(void *cls, struct MHD_Connection *connection, void **con_cls,
-                           enum MHD_RequestTerminationCode reason)
+/* One holder less. The last: one line in the log, and everything given back. */
+static void settle(struct exchange *exchange)
 {
-    (void)cls;
-    (void)connection;
-    struct exchange *exchange = *con_cls;
-    if (!exchange)
+    if (atomic_fetch_sub(&exchange->n_holders, 1) > 1)
         return;
-    *con_cls = NULL;
     struct http_server *server = exchange->server;
     struct process *process = server->process;
-    watcher_remove(server->watcher, &exchange->watch);
-
     const struct http_reply *reply = exchange->call ? call_reply(exchange->call) : &exchange->reply;
-    bool sent = exchange->state == READY && reason == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    bool is_stream = atomic_load(&exchange->is_stream), sent = exchange->sent;
     int status = sent ? reply->status : status_info(STATUS_CANCELLED)->http_status;
+    if (exchange->call && !exchange->code)
+        exchange->code = call_outcome(exchange->call);
+    if (sent && is_stream) /* a stream that ended in an error counts as that error */
+        status = status_info(exchange->code)->http_status;
     struct log_request line = {
         .id = exchange->request_id,
         .key = exchange->key_name,
@@ -145,7 +166,9 @@ static void close_exchange(void *cls, struct MHD_Connection *connection, void **
         .code = status_info(sent ? exchange->code : STATUS_CANCELLED)->code,
         .status = status,
         .bytes_in = exchange->body.size + exchange->swallowed,
-        .bytes_out = sent ? reply->body.size : 0,
+        .bytes_out = is_stream ? exchange->streamed_bytes
+                     : sent    ? reply->body.size
+                               : 0,
         .total_ms = (double)(clock_ns() - exchange->received_ns) / 1e6,
     };
     if (exchange->call) {
@@ -167,9 +190,28 @@ static void close_exchange(void *cls, struct MHD_Connection *connection, void **
     call_free(exchange->call);
     reply_release(&exchange->reply);
     buffer_release(&exchange->body);
+    pthread_mutex_destroy(&exchange->lock);
     free(exchange->uri);
     free(exchange);
     atomic_fetch_sub(&server->exchanges, 1);
+}
+
+/* The reply is sent, or the connection lost. */
+static void close_exchange(void *cls, struct MHD_Connection *connection, void **con_cls,
+                           enum MHD_RequestTerminationCode reason)
+{
+    (void)cls;
+    (void)connection;
+    struct exchange *exchange = *con_cls;
+    if (!exchange)
+        return;
+    *con_cls = NULL;
+    watcher_remove(exchange->server->watcher, &exchange->watch);
+    exchange->sent = (exchange->state == READY || exchange->state == STREAMING) &&
+                     reason == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    if (exchange->state == STREAMING && !exchange->sent)
+        call_cancel(exchange->call);
+    settle(exchange);
 }
 
 /* ---- replying ----------------------------------------------------------------------------------
@@ -182,12 +224,9 @@ static void add_header(struct MHD_Response *response, const char *name, const ch
         MHD_add_response_header(response, name, value);
 }
 
-static enum MHD_Result send_reply(struct exchange *exchange)
+static enum MHD_Result queue_response(struct exchange *exchange, const struct http_reply *reply,
+                                      struct MHD_Response *response)
 {
-    struct http_reply *reply = exchange->call ? call_reply(exchange->call) : &exchange->reply;
-    struct MHD_Response *response = MHD_create_response_from_buffer(
-        reply->body.size, reply->body.data ? reply->body.data : (char *)"",
-        MHD_RESPMEM_PERSISTENT); /* lives until close_exchange */
     if (!response)
         return MHD_NO;
     add_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
@@ -195,11 +234,44 @@ static enum MHD_Result send_reply(struct exchange *exchange)
     add_header(response, "X-Request-Id", exchange->request_id);
     for (size_t i = 0; i < reply->n_headers; i++)
         add_header(response, reply->headers[i].name, reply->headers[i].value);
-    exchange->state = READY;
     enum MHD_Result result =
         MHD_queue_response(exchange->connection, (unsigned)reply->status, response);
     MHD_destroy_response(response);
     return result;
+}
+
+static enum MHD_Result send_reply(struct exchange *exchange)
+{
+    struct http_reply *reply = exchange->call ? call_reply(exchange->call) : &exchange->reply;
+    exchange->state = READY;
+    return queue_response(exchange, reply,
+                          MHD_create_response_from_buffer(
+                              reply->body.size, reply->body.data ? reply->body.data : (char *)"",
+                              MHD_RESPMEM_PERSISTENT)); /* lives until close_exchange */
+}
+
+/* MHD wants more of a stream. */
+static ssize_t read_stream(void *context, uint64_t position, char *out, size_t size)
+{
+    struct exchange *exchange = context;
+    (void)position;
+    pthread_mutex_lock(&exchange->lock);
+    bool ended;
+    size_t n = call_stream_read(exchange->call, out, size, &ended);
+    if (!n && !ended) {
+        exchange->is_suspended = true;
+        MHD_suspend_connection(exchange->connection);
+    }
+    pthread_mutex_unlock(&exchange->lock);
+    exchange->streamed_bytes += n;
+    return n || !ended ? (ssize_t)n : MHD_CONTENT_READER_END_OF_STREAM;
+}
+
+static enum MHD_Result send_stream(struct exchange *exchange)
+{
+    return queue_response(exchange, call_reply(exchange->call),
+                          MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK,
+                                                            read_stream, exchange, NULL));
 }
 
 static const char *header(struct exchange *exchange, const char *name)
@@ -360,10 +432,32 @@ static void step_exchange(struct ticket *ticket)
     struct exchange *exchange = exchange_of_ticket(ticket);
     if (!call_step(exchange->call))
         return; /* the runtime has it: wake_exchange comes, perhaps already has */
+    if (atomic_load(&exchange->is_stream)) {
+        settle(exchange);
+        return;
+    }
     watcher_remove(exchange->server->watcher, &exchange->watch);
     struct MHD_Connection *connection = exchange->connection;
     exchange->state = READY;
     MHD_resume_connection(connection);
+}
+
+/* Worker thread, in call_step: the call's stream begins, has more, or has ended. */
+static void stream_ready(void *context)
+{
+    struct exchange *exchange = context;
+    pthread_mutex_lock(&exchange->lock);
+    if (!atomic_load(&exchange->is_stream)) { /* WAITING: suspended since dispatch */
+        atomic_fetch_add(&exchange->n_holders, 1);
+        atomic_store(&exchange->is_stream, true);
+        exchange->state = STREAMING;
+        exchange->is_suspended = true;
+    }
+    if (exchange->is_suspended) {
+        exchange->is_suspended = false;
+        MHD_resume_connection(exchange->connection);
+    }
+    pthread_mutex_unlock(&exchange->lock);
 }
 
 /* A lane's thread. */
@@ -375,7 +469,10 @@ static void wake_exchange(void *context)
 
 static void client_gone(struct watch *watch)
 {
-    call_cancel(exchange_of_watch(watch)->call);
+    struct exchange *exchange = exchange_of_watch(watch);
+    call_cancel(exchange->call);
+    if (atomic_load(&exchange->is_stream)) /* it may be MHD that waits for the client to read */
+        shutdown(watch->fd, SHUT_RDWR);
 }
 
 /* Called for a body that does not come to an end. MHD offers no way to answer in the middle of an
@@ -427,6 +524,7 @@ static enum MHD_Result dispatch(struct exchange *exchange)
     }
     if (exchange->route.endpoint->inline_reply && call_step(exchange->call))
         return send_reply(exchange);
+    call_allow_stream(exchange->call, stream_ready);
     exchange->state = WAITING;
     exchange->ticket.run = step_exchange;
     MHD_suspend_connection(exchange->connection);
@@ -461,6 +559,8 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
         return exchange->state == BODY ? dispatch(exchange) : send_reply(exchange);
     case READY:
         return send_reply(exchange);
+    case STREAMING:
+        return send_stream(exchange);
     case WAITING:
         break;
     }

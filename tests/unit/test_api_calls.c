@@ -633,7 +633,7 @@ START_TEST(faults_get_their_status_and_name_the_field)
         {"/v1/caption", "{" PHOTO ", \"n\": 2}", 422, "unprocessable", "n"},
         {"/v1/caption", "{" PHOTO ", \"num_beams\": 2, \"temperature\": 1}", 422, "unprocessable",
          "num_beams"},
-        {"/v1/caption", "{" PHOTO ", \"stream\": true}", 422, "unprocessable", "stream"},
+        {"/v1/embeddings", "{\"input\": \"a\", \"stream\": true}", 400, "unknown_field", "stream"},
         {"/v1/caption", "{" PHOTO ", \"stop\": \"\"}", 400, "out_of_range", "stop"},
         {"/v1/caption", "{" PHOTO ", \"seed\": -1}", 400, "out_of_range", "seed"},
         {"/v1/vqa", "{" PHOTO "}", 400, "missing_field", "question"},

@@ -1,0 +1,539 @@
+/*
+ * chat.c: POST /v1/chat/completions: OpenAI's protocol over models that caption pictures and answer
+ * questions about them.
+ *
+ * The rule: the last picture, the last text. The text is that of the last `user` message that has
+ * one (its parts joined by newlines), the picture the last one of all user messages (the last few,
+ * for models that take several at once). A picture without a text asks for a caption. With a text
+ * the model must answer questions (VQA); one that can only caption gets the text as the caption's
+ * prompt. System and assistant messages are checked and not used: these models have no memory.
+ *
+ * What OpenAI's clients send and this server cannot do is refused unless it has the value that
+ * changes nothing: a silent difference would be worse.
+ */
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "api/generation.h"
+#include "core/base/size.h"
+#include "core/base/utf8.h"
+
+enum { MESSAGES_MAX = 1024, PARTS_MAX = 1024, PARAM_MAX = 64, ID_MAX = 160 };
+
+static const struct field fields[] = {
+    {"messages", FIELD_ANY, FIELD_REQUIRED,
+     .help = "[{role, content}]; content is a text or a list of {type: text, text} and {type: "
+             "image_url, image_url: {url}}. The last picture and the last text are used"},
+    {"model", FIELD_STRING,
+     .help = "the model to use; default: the server's for vqa, or for caption without a text"},
+    {"max_completion_tokens", FIELD_INTEGER, .min = 1, .max = GENERATION_TOKENS_MAX,
+     .help = "new tokens at most (max_tokens is the same)"},
+    {"logprobs", FIELD_BOOLEAN, .help = "log probabilities of the tokens (not with stream)"},
+    {"top_logprobs", FIELD_INTEGER, .help = "only 0"},
+    {"stream_options", FIELD_OBJECT, .help = "{include_usage}: usage in a last chunk"},
+    {"frequency_penalty", FIELD_NUMBER, .help = "only 0; see repetition_penalty"},
+    {"presence_penalty", FIELD_NUMBER, .help = "only 0; see repetition_penalty"},
+    {"logit_bias", FIELD_OBJECT, .help = "only {}"},
+    {"response_format", FIELD_OBJECT, .help = "only {type: text}"},
+    {"tools", FIELD_ANY, .help = "only []"},
+    {"tool_choice", FIELD_ANY, .help = "only none or auto"},
+    {"functions", FIELD_ANY, .help = "only []"},
+    {"function_call", FIELD_ANY, .help = "only none or auto"},
+    {"modalities", FIELD_STRINGS, .help = "only [text]"},
+    {"parallel_tool_calls", FIELD_BOOLEAN, FIELD_IGNORED, .help = "accepted and ignored"},
+    {"service_tier", FIELD_STRING, FIELD_IGNORED, .help = "accepted and ignored"},
+    {"store", FIELD_BOOLEAN, FIELD_IGNORED, .help = "accepted and ignored: nothing is stored"},
+    {"metadata", FIELD_OBJECT, FIELD_IGNORED, .help = "accepted and ignored"},
+    {"safety_identifier", FIELD_STRING, FIELD_IGNORED, .help = "accepted and ignored"},
+    {"prompt_cache_key", FIELD_STRING, FIELD_IGNORED, .help = "accepted and ignored"},
+    {NULL},
+};
+
+static const struct field reply[] = {
+    {"id", FIELD_STRING, FIELD_REQUIRED, .help = "chatcmpl- and the request's id"},
+    {"object", FIELD_STRING, FIELD_REQUIRED, .help = "chat.completion"},
+    {"created", FIELD_INTEGER, FIELD_REQUIRED, .help = "seconds since 1970"},
+    {"choices", FIELD_ANY, FIELD_REQUIRED,
+     .help = "[{index, message: {role, content}, logprobs, finish_reason}]"},
+    {"usage", FIELD_OBJECT, FIELD_REQUIRED,
+     .help = "prompt_tokens (of the text), completion_tokens, total_tokens"},
+    {NULL},
+};
+
+struct chat {
+    struct span text;         /* size 0 = none: a caption */
+    struct picture *pictures; /* [n_pictures] in order */
+    size_t n_pictures;
+    char text_param[PARAM_MAX];
+    char id[ID_MAX];
+    long long created;
+    bool include_usage, logprobs;
+    size_t n_choices_begun; /* of a stream: those whose first delta is out */
+};
+
+/* ---- messages -----------------------------------------------------------------------------------
+ */
+
+static enum status wrong_kind(const char *param, const char *want, const json_t *found,
+                              struct error *err)
+{
+    return error_set_param(err, STATUS_WRONG_TYPE, param, "'%s' must be %s, not %s", param, want,
+                           json_kind(found));
+}
+
+static enum status read_picture(const json_t *part, const char *param, struct picture *out,
+                                struct error *err)
+{
+    char name[PARAM_MAX];
+    const json_t *image = json_object_get(part, "image_url");
+    const json_t *url = json_is_object(image) ? json_object_get(image, "url") : image;
+    snprintf(name, sizeof name, "%.40s.image_url", param);
+    if (!json_is_string(url))
+        return error_set_param(err, STATUS_WRONG_TYPE, name,
+                               "'%s' must be an object with a 'url' (a data: URL), not %s", name,
+                               image ? json_kind(url ? url : image) : "absent");
+    return picture_from_json(url, name, out, err);
+}
+
+/* Appends a text part to the texts of one message. */
+static enum status join_text(struct call *call, struct span *text, struct span more,
+                             struct error *err)
+{
+    if (!more.size)
+        return STATUS_OK;
+    size_t size = text->size + (text->size ? 1 : 0) + more.size;
+    char *joined = arena_alloc(&call->arena, size + 1);
+    if (!joined)
+        return error_no_memory(err, "a message");
+    if (text->size) {
+        memcpy(joined, text->data, text->size);
+        joined[text->size] = '\n';
+    }
+    memcpy(joined + size - more.size, more.data, more.size);
+    joined[size] = '\0';
+    *text = (struct span){joined, size};
+    return STATUS_OK;
+}
+
+/* One part of a user's message. */
+static enum status read_part(struct call *call, struct chat *chat, const json_t *part,
+                             const char *param, struct span *text, struct error *err)
+{
+    if (!json_is_object(part))
+        return wrong_kind(param, "an object", part, err);
+    const char *type = json_string_value(json_object_get(part, "type"));
+    if (type && !strcmp(type, "image_url"))
+        return read_picture(part, param, &chat->pictures[chat->n_pictures++], err);
+    if (!type || (strcmp(type, "text") && strcmp(type, "input_text")))
+        return error_set_param(err, STATUS_UNPROCESSABLE, param,
+                               "'%s' has the type '%.32s'; text and image_url are understood",
+                               param, type ? type : "");
+    char name[PARAM_MAX];
+    struct span more;
+    snprintf(name, sizeof name, "%.40s.text", param);
+    enum status status = string_from_json(json_object_get(part, "text"), name, &more, err);
+    return status ? status : join_text(call, text, more, err);
+}
+
+static enum status read_content(struct call *call, struct chat *chat, const json_t *content,
+                                const char *param, struct error *err)
+{
+    struct span text = {"", 0};
+    enum status status = STATUS_OK;
+    size_t n = json_array_size(content);
+    if (json_is_string(content))
+        status = string_from_json(content, param, &text, err);
+    else if (!json_is_array(content))
+        return wrong_kind(param, "a string or a list of parts", content, err);
+    for (size_t i = 0; i < n && !status; i++) {
+        char name[PARAM_MAX];
+        snprintf(name, sizeof name, "%.32s[%zu]", param, i);
+        status = read_part(call, chat, json_array_get(content, i), name, &text, err);
+    }
+    if (!status && text.size) {
+        chat->text = text;
+        memcpy(chat->text_param, param, strlen(param) + 1);
+    }
+    return status;
+}
+
+/* Pictures and parts are counted before anything is read: they bound the memory. */
+static enum status check_messages(struct call *call, const json_t *messages, size_t *n_parts,
+                                  struct error *err)
+{
+    if (!json_is_array(messages))
+        return wrong_kind("messages", "a list", messages, err);
+    size_t n = json_array_size(messages);
+    if (!n)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "messages",
+                               "'messages' must not be empty");
+    for (size_t i = 0; i < n; i++)
+        *n_parts += json_array_size(json_object_get(json_array_get(messages, i), "content"));
+    size_t max = api_options(call->api)->max_items;
+    if (n > MESSAGES_MAX || *n_parts > PARTS_MAX || n > max || *n_parts > max)
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "messages",
+                               "'messages' holds %zu messages with %zu parts; at most %zu are "
+                               "allowed",
+                               n, *n_parts, max < PARTS_MAX ? max : PARTS_MAX);
+    return STATUS_OK;
+}
+
+static enum status read_messages(struct call *call, struct chat *chat, struct error *err)
+{
+    static const char *const unused[] = {"system", "developer", "assistant"};
+    const json_t *messages = form_json(&call->form, "messages");
+    size_t n_parts = 0;
+    if (check_messages(call, messages, &n_parts, err))
+        return err->status;
+    chat->pictures = arena_zalloc(&call->arena, n_parts + 1, sizeof *chat->pictures);
+    if (!chat->pictures)
+        return error_no_memory(err, "the messages");
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        char param[PARAM_MAX];
+        const json_t *message = json_array_get(messages, i);
+        snprintf(param, sizeof param, "messages[%zu]", i);
+        if (!json_is_object(message))
+            return wrong_kind(param, "an object", message, err);
+        const char *role = json_string_value(json_object_get(message, "role"));
+        bool is_unused = false;
+        for (size_t k = 0; role && k < ARRAY_LENGTH(unused); k++)
+            is_unused |= !strcmp(role, unused[k]);
+        if (is_unused)
+            continue;
+        if (!role || strcmp(role, "user"))
+            return error_set_param(err, STATUS_UNPROCESSABLE, param,
+                                   "'%s' has the role '%.32s'; system, user and assistant are "
+                                   "understood",
+                                   param, role ? role : "");
+        snprintf(param, sizeof param, "messages[%zu].content", i);
+        if (read_content(call, chat, json_object_get(message, "content"), param, err))
+            return err->status;
+    }
+    if (!chat->n_pictures)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "messages",
+                               "no user message has a picture (an image_url part): this server's "
+                               "models answer about pictures");
+    return STATUS_OK;
+}
+
+/* ---- the other fields ---------------------------------------------------------------------------
+ */
+
+static bool is_text(const json_t *value, const char *text)
+{
+    return json_is_string(value) && !strcmp(json_string_value(value), text);
+}
+
+/* Fields that may only say what is so anyway. */
+static enum status check_neutral(const struct form *form, struct error *err)
+{
+    static const char *const numbers[] = {"frequency_penalty", "presence_penalty"};
+    static const char *const lists[] = {"tools", "functions"};
+    static const char *const choices[] = {"tool_choice", "function_call"};
+    const char *bad = NULL, *only = "0";
+    for (size_t i = 0; i < ARRAY_LENGTH(numbers) && !bad; i++)
+        if (form_number(form, numbers[i], 0) != 0)
+            bad = numbers[i];
+    if (!bad && form_integer(form, "top_logprobs", 0) != 0)
+        bad = "top_logprobs";
+    for (size_t i = 0; i < ARRAY_LENGTH(lists) && !bad; i++) {
+        const json_t *list = form_json(form, lists[i]);
+        if (list && (!json_is_array(list) || json_array_size(list)))
+            bad = lists[i], only = "[]";
+    }
+    for (size_t i = 0; i < ARRAY_LENGTH(choices) && !bad; i++) {
+        const json_t *choice = form_json(form, choices[i]);
+        if (choice && !is_text(choice, "none") && !is_text(choice, "auto"))
+            bad = choices[i], only = "none or auto";
+    }
+    if (!bad && json_object_size(form_json(form, "logit_bias")))
+        bad = "logit_bias", only = "{}";
+    const json_t *format = form_json(form, "response_format");
+    if (!bad && format && !is_text(json_object_get(format, "type"), "text"))
+        bad = "response_format", only = "{\"type\": \"text\"}";
+    const struct form_value *modalities = form_value(form, "modalities");
+    if (!bad && modalities && (modalities->n != 1 || strcmp(modalities->strings[0].data, "text")))
+        bad = "modalities", only = "[\"text\"]";
+    return bad ? error_set_param(err, STATUS_UNPROCESSABLE, bad,
+                                 "'%s' is not supported; leave it out or give %s", bad, only)
+               : STATUS_OK;
+}
+
+static enum status read_options(struct call *call, struct chat *chat, struct error *err)
+{
+    const struct form *form = &call->form;
+    bool streams = form_boolean(form, "stream", false);
+    const json_t *options = form_json(form, "stream_options");
+    if (check_neutral(form, err))
+        return err->status;
+    if (options && !streams)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "stream_options",
+                               "'stream_options' is only for 'stream': true");
+    const json_t *include_usage = json_object_get(options, "include_usage");
+    if (include_usage && !json_is_boolean(include_usage) && !json_is_null(include_usage))
+        return wrong_kind("stream_options.include_usage", "a boolean", include_usage, err);
+    chat->include_usage = json_is_true(include_usage);
+    chat->logprobs = form_boolean(form, "logprobs", false);
+    if (chat->logprobs && streams)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "logprobs",
+                               "'logprobs' cannot be had with 'stream'");
+    return STATUS_OK;
+}
+
+/* Which model, and for what. */
+static enum status choose_model(struct call *call, const struct chat *chat, enum task *task,
+                                struct error *err)
+{
+    const char *name = form_string(&call->form, "model", NULL).data;
+    *task = chat->text.size ? TASK_VQA : TASK_CAPTION;
+    if (!call_use_model(call, name, *task, err))
+        return STATUS_OK;
+    if (*task == TASK_CAPTION || err->status != STATUS_UNSUPPORTED_TASK)
+        return err->status;
+    struct error other;
+    *task = TASK_CAPTION; /* a text, and nobody who answers: the caption's prompt */
+    return call_use_model(call, name, TASK_CAPTION, &other) ? err->status : STATUS_OK;
+}
+
+static enum status fill_work(struct call *call, const struct chat *chat, enum task task,
+                             struct work *work, struct error *err)
+{
+    size_t max_images = call->model->traits.max_images ? call->model->traits.max_images : 1;
+    size_t n = chat->n_pictures < max_images ? chat->n_pictures : max_images;
+    bool is_labels = task == TASK_VQA && call->model->traits.labels;
+    enum status status = generation_read(call, work, GENERATION_N_SAMPLES, err);
+    work->kind = is_labels ? WORK_PAIR : WORK_GENERATE;
+    if (!status && chat->logprobs && (is_labels || work->generation.num_beams > 1))
+        status = error_set_param(
+            err, STATUS_UNPROCESSABLE, "logprobs", "'logprobs' cannot be had from %s",
+            is_labels ? "a model with a fixed list of answers" : "beam search");
+    if (!status)
+        status = work_set_texts(work, 1, err);
+    if (!status)
+        status = call_tokens(call, task, chat->text, chat->text_param, &work->texts[0], err);
+    if (!status)
+        status = work_set_images(work, n, err);
+    for (size_t i = 0; i < n && !status; i++)
+        status =
+            call_pixels(call, &chat->pictures[chat->n_pictures - n + i], &work->images[i], err);
+    return status;
+}
+
+static enum status begin(struct call *call, struct error *err)
+{
+    struct chat *chat = arena_zalloc(&call->arena, 1, sizeof *chat);
+    if (!chat)
+        return error_no_memory(err, "a chat");
+    call->state = chat;
+    chat->text.data = "";
+    snprintf(chat->id, sizeof chat->id, "chatcmpl-%s", call->request.request_id);
+    chat->created = (long long)time(NULL);
+    enum task task = TASK_CAPTION;
+    enum status status = read_options(call, chat, err);
+    if (!status)
+        status = read_messages(call, chat, err);
+    if (!status)
+        status = choose_model(call, chat, &task, err);
+    if (!status)
+        status = call_admit(call, 1, "messages", err);
+    if (status)
+        return status;
+    struct job *job = call_job(call, task, 1, err);
+    if (!job)
+        return err->status;
+    if (fill_work(call, chat, task, &job->works[0], err)) {
+        job_free(job);
+        return err->status;
+    }
+    call_submit(call, job);
+    return STATUS_OK;
+}
+
+/* ---- replies ------------------------------------------------------------------------------------
+ */
+
+static void put_head(struct call *call, struct json_writer *out, const char *object)
+{
+    const struct chat *chat = call->state;
+    json_put_string(out, "id", chat->id);
+    json_put_string(out, "object", object);
+    json_put_integer(out, "created", chat->created);
+}
+
+/* A chunk with at most one choice; text NULL = none. */
+static void put_chunk(struct call *call, struct json_writer *out, size_t choice,
+                      const struct span *text, const char *finish_reason)
+{
+    struct chat *chat = call->state;
+    json_begin_object(out, NULL);
+    put_head(call, out, "chat.completion.chunk");
+    json_put_string(out, "model", call->model->name);
+    json_begin_list(out, "choices");
+    json_begin_object(out, NULL);
+    json_put_integer(out, "index", (long long)choice);
+    json_begin_object(out, "delta");
+    if (choice >= chat->n_choices_begun) {
+        json_put_string(out, "role", "assistant");
+        chat->n_choices_begun = choice + 1;
+        if (!text)
+            json_put_string(out, "content", "");
+    }
+    if (text)
+        json_put_text(out, "content", text->data, text->size);
+    json_end_object(out);
+    json_put_null(out, "logprobs");
+    if (finish_reason)
+        json_put_string(out, "finish_reason", finish_reason);
+    else
+        json_put_null(out, "finish_reason");
+    json_end_object(out);
+    json_end_list(out);
+    if (chat->include_usage)
+        json_put_null(out, "usage");
+    json_end_object(out);
+}
+
+static void put_delta(struct call *call, struct json_writer *out, size_t choice, struct span text)
+{
+    put_chunk(call, out, choice, &text, NULL);
+}
+
+static enum status push_usage(struct call *call, struct error *err)
+{
+    struct json_writer *out = stream_open(call);
+    json_begin_object(out, NULL);
+    put_head(call, out, "chat.completion.chunk");
+    json_put_string(out, "model", call->model->name);
+    json_begin_list(out, "choices");
+    json_end_list(out);
+    generation_put_usage(out, call->job);
+    json_end_object(out);
+    return stream_push(call, err);
+}
+
+/* The tokens one by one: each one's own text, with its bytes for those who put them together. */
+static enum status put_logprobs(struct call *call, const struct generated *generated,
+                                struct error *err)
+{
+    struct json_writer *out = &call->out;
+    struct buffer text;
+    buffer_init(&text, api_options(call->api)->max_text_bytes);
+    enum status status = STATUS_OK;
+    json_begin_object(out, "logprobs");
+    json_begin_list(out, "content");
+    for (size_t i = 0; i < generated->n && !status; i++) {
+        text.size = 0;
+        status = tokenizer_decode(call->model->tokenizer, &generated->ids[i], 1, false, &text, err);
+        json_begin_object(out, NULL);
+        json_put_text(out, "token", text.data ? text.data : "", text.size);
+        json_put_float(out, "logprob", generated->logprobs[i]);
+        json_begin_list(out, "bytes");
+        for (size_t k = 0; k < text.size; k++)
+            json_put_integer(out, NULL, (unsigned char)text.data[k]);
+        json_end_list(out);
+        json_begin_list(out, "top_logprobs");
+        json_end_list(out);
+        json_end_object(out);
+    }
+    json_end_list(out);
+    json_put_null(out, "refusal");
+    json_end_object(out);
+    buffer_release(&text);
+    return status;
+}
+
+/* One choice, whole or as the rest of a stream. */
+static enum status put_choice(struct call *call, size_t i, struct span text,
+                              const struct generated *generated, struct error *err)
+{
+    struct json_writer *out = &call->out;
+    const struct chat *chat = call->state;
+    const char *reason = generated ? finish_reason_name(generated->finish) : "stop";
+    if (call->stream.wanted) {
+        if (stream_text(call, i, text, err))
+            return err->status;
+        put_chunk(call, stream_open(call), i, NULL, reason);
+        return stream_push(call, err);
+    }
+    json_begin_object(out, NULL);
+    json_put_integer(out, "index", (long long)i);
+    json_begin_object(out, "message");
+    json_put_string(out, "role", "assistant");
+    json_put_text(out, "content", text.data, text.size);
+    json_put_null(out, "refusal");
+    json_end_object(out);
+    if (!chat->logprobs || !generated || !generated->logprobs)
+        json_put_null(out, "logprobs");
+    else if (put_logprobs(call, generated, err))
+        return err->status;
+    json_put_string(out, "finish_reason", reason);
+    json_end_object(out);
+    return STATUS_OK;
+}
+
+static enum status put_choices(struct call *call, const struct work *work, struct error *err)
+{
+    if (work->kind == WORK_PAIR) { /* the likeliest of the model's answers */
+        const struct model_traits *traits = &call->model->traits;
+        size_t best = 0;
+        for (size_t i = 1; i < traits->n_outputs; i++)
+            if (work->outputs[i] > work->outputs[best])
+                best = i;
+        struct span label = {traits->labels[best], strlen(traits->labels[best])};
+        return put_choice(call, 0, label, NULL, err);
+    }
+    if (!work->n_generated)
+        return error_set(err, STATUS_INTERNAL, "the model gave no text");
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < work->n_generated && !status; i++) {
+        struct span text = {"", 0};
+        float score;
+        status = generation_text(call, work, i, &text, &score, err);
+        if (!status)
+            status = put_choice(call, i, text, &work->generated[i], err);
+    }
+    return status;
+}
+
+static enum status finish(struct call *call, struct error *err)
+{
+    const struct work *work = &call->job->works[0];
+    const struct chat *chat = call->state;
+    struct json_writer *out = &call->out;
+    if (work->error.status) {
+        *err = work->error;
+        return err->status;
+    }
+    if (call->stream.wanted) {
+        enum status status = put_choices(call, work, err);
+        if (!status && chat->include_usage)
+            status = push_usage(call, err);
+        return status ? status : stream_close(call, "[DONE]", err);
+    }
+    put_head(call, out, "chat.completion");
+    json_begin_list(out, "choices");
+    if (put_choices(call, work, err))
+        return err->status;
+    json_end_list(out);
+    generation_put_usage(out, call->job);
+    return STATUS_OK;
+}
+
+const struct endpoint endpoint_chat = {
+    .method = "POST",
+    .path = "/v1/chat/completions",
+    .id = "chat",
+    .tag = "language",
+    .summary = "Answer about pictures in a conversation, as OpenAI's",
+    .body = BODY_JSON,
+    .fields = fields,
+    .more_fields = generation_fields,
+    .reply = reply,
+    .begin = begin,
+    .finish = finish,
+    .delta = put_delta,
+};
