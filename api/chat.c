@@ -95,7 +95,7 @@ static enum status read_picture(const json_t *part, const char *param, struct pi
     if (!json_is_string(url))
         return error_set_param(err, STATUS_WRONG_TYPE, name,
                                "'%s' must be an object with a 'url' (a data: URL), not %s", name,
-                               image ? json_kind(url ? url : image) : "absent");
+                               json_kind(json_is_object(image) ? url : image));
     return picture_from_json(url, name, out, err);
 }
 

@@ -122,7 +122,7 @@ enum status vector_from_json(const json_t *value, const char *param, struct aren
 /* A string of a JSON value; STATUS_WRONG_TYPE names `param` and what was found. */
 enum status string_from_json(const json_t *value, const char *param, struct span *out,
                              struct error *err);
-/* "an integer", "a string": for messages. */
+/* "an integer", "a string", of NULL "absent": for messages. */
 const char *json_kind(const json_t *value);
 
 #endif

@@ -11,6 +11,8 @@
 
 const char *json_kind(const json_t *value)
 {
+    if (!value)
+        return "absent";
     switch (json_typeof(value)) {
     case JSON_OBJECT:
         return "an object";
