@@ -10,8 +10,10 @@
  *
  * 1. A worker enters an open job by adding 1 to `state`; nobody enters a closed one. A worker that
  *    wakes late thus never delays a job that the others have already finished.
- * 2. The caller claims task numbers from `next` like any worker, then closes the job and waits for
- *    the workers inside to leave. Only then may the job's fields change.
+ * 2. Task numbers are dealt out in `ranges`, one for each thread: neighbouring tasks tend to share
+ *    data, and the same thread gets the same part of one operation after another. Who is through
+ *    with its own range takes from the others'. The caller works like any worker, then closes the
+ *    job and waits for the workers inside to leave. Only then may the job's fields change.
  * 3. Only the lane that holds the turn publishes. Lanes wait for the turn in a queue, first come,
  *    first served; each sleeps on a condition of its own.
  * 4. `mutex` guards the queue of lanes, `busy`, and sleeping; it is never held while a task runs.
@@ -46,17 +48,28 @@ struct lane {
     bool has_turn;
 };
 
+/* Task numbers still to be claimed, [next, end). */
+struct range {
+    _Alignas(64) _Atomic size_t next;
+    size_t end;
+};
+
+struct worker {
+    pthread_t thread;
+    struct pool *pool;
+    size_t index; /* of its range; the caller's is 0 */
+};
+
 struct pool {
     size_t n_threads; /* with the caller */
-    pthread_t *threads;
+    struct worker *workers;
     size_t n_started;
 
     /* The job; see DESIGN. */
     _Alignas(64) _Atomic uint64_t state;
     void (*task)(void *context, size_t i);
     void *context;
-    size_t n;
-    _Alignas(64) _Atomic size_t next;
+    struct range *ranges; /* [n_threads] */
 
     _Alignas(64) _Atomic uint32_t n_sleeping; /* workers */
     _Atomic bool caller_sleeping;
@@ -207,16 +220,18 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void work(struct pool *pool)
+static void work(struct pool *pool, size_t index)
 {
-    size_t n = pool->n;
     void (*task)(void *, size_t) = pool->task;
     void *context = pool->context;
-    for (;;) {
-        size_t i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
-        if (i >= n)
-            return;
-        task(context, i);
+    for (size_t n = 0; n < pool->n_threads; n++) {
+        struct range *range = &pool->ranges[(index + n) % pool->n_threads];
+        for (;;) {
+            size_t i = atomic_fetch_add_explicit(&range->next, 1, memory_order_relaxed);
+            if (i >= range->end)
+                break;
+            task(context, i);
+        }
     }
 }
 
@@ -241,7 +256,8 @@ static bool wait_for_job(struct pool *pool, uint64_t seen)
 
 static void *worker_main(void *argument)
 {
-    struct pool *pool = argument;
+    struct worker *worker = argument;
+    struct pool *pool = worker->pool;
     for (;;) {
         uint64_t state = atomic_load_explicit(&pool->state, memory_order_relaxed);
         if (state & STATE_CLOSED) {
@@ -252,7 +268,7 @@ static void *worker_main(void *argument)
         if (!atomic_compare_exchange_weak_explicit(&pool->state, &state, state + 1,
                                                    memory_order_acq_rel, memory_order_relaxed))
             continue;
-        work(pool);
+        work(pool, worker->index);
         /* No task is left to claim, so the job may be closed for others too: a worker would only
          * enter to leave again. */
         atomic_fetch_or(&pool->state, STATE_CLOSED);
@@ -326,8 +342,12 @@ void pool_run(struct pool *pool, size_t n, void (*task)(void *context, size_t i)
     take_turn(pool);
     pool->task = task;
     pool->context = context;
-    pool->n = n;
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    for (size_t t = 0; t < pool->n_threads; t++) {
+        size_t each = n / pool->n_threads, more = n % pool->n_threads;
+        size_t from = t * each + (t < more ? t : more);
+        atomic_store_explicit(&pool->ranges[t].next, from, memory_order_relaxed);
+        pool->ranges[t].end = from + each + (t < more);
+    }
     uint64_t state = atomic_load_explicit(&pool->state, memory_order_relaxed);
     atomic_store(&pool->state, (state + STATE_NEXT) & ~(STATE_CLOSED | STATE_INSIDE));
     if (atomic_load(&pool->n_sleeping) > 0) {
@@ -335,7 +355,7 @@ void pool_run(struct pool *pool, size_t n, void (*task)(void *context, size_t i)
         pthread_cond_broadcast(&pool->published);
         pthread_mutex_unlock(&pool->mutex);
     }
-    work(pool);
+    work(pool, 0);
     atomic_fetch_or(&pool->state, STATE_CLOSED);
     wait_until_left(pool);
     pass_turn(pool);
@@ -351,23 +371,27 @@ struct pool *pool_new(size_t n_threads, struct error *err)
     if (n_threads > POOL_THREADS_MAX)
         n_threads = POOL_THREADS_MAX;
     struct pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
-    pthread_t *threads = alloc_array(n_threads, sizeof *threads);
-    if (!pool || !threads) {
+    struct worker *workers = alloc_array(n_threads, sizeof *workers);
+    struct range *ranges = aligned_alloc(64, n_threads * sizeof *ranges);
+    if (!pool || !workers || !ranges) {
         free(pool);
-        free(threads);
+        free(workers);
+        free(ranges);
         error_no_memory(err, "the thread pool");
         return NULL;
     }
     memset(pool, 0, sizeof *pool);
     pool->n_threads = n_threads;
-    pool->threads = threads;
+    pool->workers = workers;
+    pool->ranges = ranges;
     atomic_init(&pool->state, STATE_CLOSED);
     pool->last = &pool->first;
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->published, NULL);
     pthread_cond_init(&pool->left, NULL);
     for (size_t i = 0; i + 1 < n_threads; i++) {
-        int failed = pthread_create(&threads[i], NULL, worker_main, pool);
+        workers[i] = (struct worker){.pool = pool, .index = i + 1};
+        int failed = pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]);
         if (failed) {
             error_set(err, STATUS_UNAVAILABLE, "cannot start thread %zu of %zu: %s", i + 2,
                       n_threads, strerror(failed));
@@ -388,11 +412,12 @@ void pool_free(struct pool *pool)
     pthread_cond_broadcast(&pool->published);
     pthread_mutex_unlock(&pool->mutex);
     for (size_t i = 0; i < pool->n_started; i++)
-        pthread_join(pool->threads[i], NULL);
+        pthread_join(pool->workers[i].thread, NULL);
     pthread_cond_destroy(&pool->left);
     pthread_cond_destroy(&pool->published);
     pthread_mutex_destroy(&pool->mutex);
-    free(pool->threads);
+    free(pool->workers);
+    free(pool->ranges);
     free(pool);
 }
 
