@@ -129,7 +129,7 @@ static enum status pass_init(struct pass *pass, struct error *err)
         pass->n_total += pass->items[i].n;
     size_t n_source_rows = 0;
     for (size_t i = 0; i < pass->n_sources; i++)
-        n_source_rows += pass->sources[i].n_rows;
+        n_source_rows += pass->sources[i].kv ? 0 : pass->sources[i].n_rows;
     size_t n = pass->n_total * dim;
     pass->q = arena_array(scratch, n, sizeof(float));
     pass->k = arena_array(scratch, n, sizeof(float));
@@ -235,6 +235,8 @@ static enum status cross_attention(const struct pass *pass, size_t layer, float 
     for (size_t i = 0; i < pass->n_sources; i++) {
         const struct bert_source *source = &pass->sources[i];
         size_t n = source->n_rows;
+        if (source->kv)
+            continue;
         nn_linear(pass->compute, &attention->k, source->rows, n, ACTIVATION_NONE, NULL, kv);
         nn_linear(pass->compute, &attention->v, source->rows, n, ACTIVATION_NONE, NULL,
                   kv + n * dim);
@@ -242,14 +244,16 @@ static enum status cross_attention(const struct pass *pass, size_t layer, float 
     }
     for (size_t i = 0, row = 0; i < pass->n_items; row += pass->items[i++].n) {
         const struct bert_item *item = &pass->items[i];
+        const struct kv_shared *shared =
+            item->sequence ? item->sequence->cross : pass->sources[item->source].kv;
         const float *keys = pass->source_kv;
         size_t n_kv;
-        if (item->sequence) {
-            n_kv = item->sequence->cross->n_rows;
-            keys = item->sequence->cross->data + 2 * layer * n_kv * dim;
+        if (shared) {
+            n_kv = shared->n_rows;
+            keys = shared->data + 2 * layer * n_kv * dim;
         } else {
             for (size_t s = 0; s < item->source; s++)
-                keys += 2 * pass->sources[s].n_rows * dim;
+                keys += pass->sources[s].kv ? 0 : 2 * pass->sources[s].n_rows * dim;
             n_kv = pass->sources[item->source].n_rows;
         }
         pass->attention[i] = (struct attention_item){.q = pass->q + row * dim,

@@ -51,10 +51,12 @@ void bert_bind(struct binder *binder, struct bert *bert, const struct bert_confi
                const char *prefix);
 void bert_release(struct bert *bert);
 
-/* What the items of a pass attend to crosswise, computed in the pass: rows [n_rows, cross_dim]. */
+/* What the items of a pass attend to crosswise: rows [n_rows, cross_dim]. */
 struct bert_source {
     const float *rows;
     size_t n_rows;
+    struct kv_shared *kv; /* its keys and values, from bert_cross_kv() (borrowed); NULL: computed in
+                             the pass */
 };
 
 /* One sequence's part of a pass. */

@@ -29,7 +29,7 @@ static size_t add_source(struct bert_source *sources, size_t *n, const struct fe
     for (size_t i = 0; i < *n; i++)
         if (sources[i].rows == image->rows)
             return i;
-    sources[*n] = (struct bert_source){image->rows, image->n_rows};
+    sources[*n] = (struct bert_source){.rows = image->rows, .n_rows = image->n_rows};
     return (*n)++;
 }
 
@@ -83,7 +83,8 @@ static enum status start_sequences(const struct blip *blip, const struct compute
     if (!cross)
         return error_no_memory(err, "a batch");
     for (size_t i = 0; i < n_sources && !status; i++) {
-        cross[i] = bert_cross_kv(&blip->text_decoder, compute, &sources[i], err);
+        cross[i] = sources[i].kv ? kv_shared_ref(sources[i].kv)
+                                 : bert_cross_kv(&blip->text_decoder, compute, &sources[i], err);
         if (!cross[i])
             status = err->status;
     }
@@ -111,6 +112,26 @@ struct batch {
     size_t n_sources;
 };
 
+/* What an earlier prompt about the picture left, if it fits. */
+static struct kv_shared *given_kv(const struct blip *blip, const struct prompt *prompt)
+{
+    const struct bert_config *config = &blip->config.text;
+    struct kv_shared *kv = prompt->picture_kv ? *prompt->picture_kv : NULL;
+    size_t n_rows = prompt->images[0]->n_rows;
+    bool fits =
+        kv && kv->n_rows == n_rows && kv->n_floats == 2 * config->n_layers * n_rows * config->dim;
+    return fits ? kv : NULL;
+}
+
+/* Leaves the pictures' keys and values to the prompts that asked for them. */
+static void leave_kv(const struct batch *batch, const struct prompt *prompts, size_t n,
+                     struct kv_shared *const *kv)
+{
+    for (size_t i = 0; i < n; i++)
+        if (prompts[i].picture_kv && !*prompts[i].picture_kv && kv[batch->of[i]])
+            *prompts[i].picture_kv = kv_shared_ref(kv[batch->of[i]]);
+}
+
 static enum status batch_init(struct batch *batch, const struct blip *blip,
                               const struct compute *compute, const struct prompt *prompts,
                               struct sequence *sequences, size_t n, struct error *err)
@@ -131,6 +152,8 @@ static enum status batch_init(struct batch *batch, const struct blip *blip,
         if (status)
             return status;
         batch->of[i] = add_source(batch->sources, &batch->n_sources, prompts[i].images[0]);
+        struct bert_source *source = &batch->sources[batch->of[i]];
+        source->kv = source->kv ? source->kv : given_kv(blip, &prompts[i]);
         batch->items[i] = (struct bert_item){
             .ids = prompts[i].text->ids, .n = prompts[i].text->n, .source = batch->of[i]};
     }
@@ -148,8 +171,30 @@ enum status blip_prefill_caption(const struct model *model, const struct compute
     enum status status = batch_init(&batch, blip, compute, prompts, sequences, n, err);
     if (status)
         return status;
-    return start_sequences(blip, compute, batch.sources, batch.n_sources, batch.of, batch.items,
-                           sequences, n, logits, err);
+    status = start_sequences(blip, compute, batch.sources, batch.n_sources, batch.of, batch.items,
+                             sequences, n, logits, err);
+    for (size_t i = 0; i < n && !status; i++) /* a sequence's own are its picture's */
+        if (prompts[i].picture_kv && !*prompts[i].picture_kv)
+            *prompts[i].picture_kv = kv_shared_ref(sequences[i].cross);
+    return status;
+}
+
+/* VQA: computes the encoder's keys and values of the pictures for those who keep them. kv: [n],
+ * NULL where nobody does; the caller's references. */
+static enum status make_kv(const struct blip *blip, const struct compute *compute,
+                           const struct prompt *prompts, size_t n, struct batch *batch,
+                           struct kv_shared **kv, struct error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct bert_source *source = &batch->sources[batch->of[i]];
+        if (source->kv || !prompts[i].picture_kv)
+            continue;
+        source->kv = bert_cross_kv(&blip->text_encoder, compute, source, err);
+        kv[batch->of[i]] = source->kv;
+        if (!source->kv)
+            return err->status;
+    }
+    return STATUS_OK;
 }
 
 enum status blip_prefill_vqa(const struct model *model, const struct compute *compute,
@@ -168,16 +213,24 @@ enum status blip_prefill_vqa(const struct model *model, const struct compute *co
 
     /* 1. the questions, looking at their pictures */
     float *questions = arena_array(compute->scratch, n_total * dim, sizeof *questions);
-    if (!questions)
+    struct kv_shared **kv = arena_zalloc(compute->scratch, n, sizeof(*kv));
+    if (!questions || !kv)
         return error_no_memory(err, "a batch of questions");
-    status = bert_forward(&blip->text_encoder, compute, batch.items, n, batch.sources,
-                          batch.n_sources, questions, err);
+    status = make_kv(blip, compute, prompts, n, &batch, kv, err);
+    if (!status)
+        status = bert_forward(&blip->text_encoder, compute, batch.items, n, batch.sources,
+                              batch.n_sources, questions, err);
+    if (!status)
+        leave_kv(&batch, prompts, n, kv);
+    for (size_t i = 0; i < n; i++)
+        kv_shared_unref(kv[i]);
     if (status)
         return status;
 
     /* 2. the answers, looking at their questions */
     for (size_t i = 0, row = 0; i < n; i++) {
-        batch.sources[i] = (struct bert_source){questions + row * dim, batch.items[i].n};
+        batch.sources[i] =
+            (struct bert_source){.rows = questions + row * dim, .n_rows = batch.items[i].n};
         row += batch.items[i].n;
         batch.of[i] = i;
         batch.items[i] = (struct bert_item){.ids = &blip->config.bos_id, .n = 1};

@@ -106,6 +106,10 @@ struct prompt {
     struct features *const *images;
     size_t n_images;
     const struct tokens *text; /* as `tokenize` made it for the task; never NULL */
+    /* Optional, for models that attend to the picture crosswise: *picture_kv is what an earlier
+     * prefill of this model put there for the same picture, or NULL. A pass that computes it puts a
+     * reference there; whatever comes of the pass, what is there is the caller's. */
+    struct kv_shared **picture_kv;
 };
 
 /* What generate() would use for this checkpoint; a request overrides single fields of a copy.

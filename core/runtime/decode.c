@@ -126,10 +126,35 @@ static void collect_prompts(struct lane *lane)
         n_sequences += width;
         kv_bytes = add_capped(kv_bytes, need);
         lane->task = task;
-        lane->prompts[lane->n_items] = (struct prompt){
-            .images = work->features, .n_images = work->n_images, .text = &work->texts[0]};
+        bool keeps = state->hashed && work->n_images == 1 && options->feature_cache_bytes;
+        struct kv_shared **kv = &lane->picture_kv[lane->n_items];
+        *kv = keeps ? kv_store_get(&lane->kept, &state->image_digests[0]) : NULL;
+        lane->prompts[lane->n_items] = (struct prompt){.images = work->features,
+                                                       .n_images = work->n_images,
+                                                       .text = &work->texts[0],
+                                                       .picture_kv = keeps ? kv : NULL};
         lane->places[lane->n_places++] = (struct place){state, 0, lane->n_items++};
         pass_add_member(lane, state);
+    }
+}
+
+/* What the running sequences leave of the key/value cache. */
+static size_t kv_room(const struct lane *lane)
+{
+    size_t max = lane->runtime->options.kv_cache_bytes;
+    size_t reserved = atomic_load(&lane->stats.kv_bytes);
+    return reserved < max ? max - reserved : 0;
+}
+
+/* Keeps the pass's pictures for the next prompt about them, as far as there is room. */
+static void keep_pictures(struct lane *lane)
+{
+    for (size_t i = 0; i < lane->n_items; i++) {
+        const struct work_state *state = lane->places[i].state;
+        if (lane->picture_kv[i])
+            kv_store_put(&lane->kept, &state->image_digests[0], lane->picture_kv[i], kv_room(lane));
+        kv_shared_unref(lane->picture_kv[i]);
+        lane->picture_kv[i] = NULL;
     }
 }
 
@@ -198,6 +223,7 @@ bool prefill(struct lane *lane)
     } else {
         pass_run(lane, STAGE_PREFILL, prefill_pass);
     }
+    keep_pictures(lane);
     for (size_t i = 0; i < lane->n_places; i++) {
         struct work_state *state = lane->places[i].state;
         size_t item = lane->places[i].item;
@@ -207,6 +233,8 @@ bool prefill(struct lane *lane)
         else
             begin(lane, state, item);
     }
+    kv_store_shrink(&lane->kept, kv_room(lane)); /* running sequences come first */
+    atomic_store(&lane->stats.kv_kept_bytes, lane->kept.bytes);
     return true;
 }
 

@@ -467,6 +467,7 @@ static void *lane_main(void *argument)
 static void lane_release(struct lane *lane)
 {
     feature_cache_free(lane->cache);
+    kv_store_shrink(&lane->kept, 0);
     arena_release(&lane->scratch);
     free(lane->places);
     free(lane->members);
@@ -476,6 +477,7 @@ static void lane_release(struct lane *lane)
     free(lane->tokens);
     free(lane->pairs);
     free(lane->prompts);
+    free(lane->picture_kv);
     free(lane->fresh);
     free(lane->sequences);
     free(lane->lengths);
@@ -510,6 +512,7 @@ static bool alloc_operands(struct lane *lane)
     lane->tokens = calloc(n, sizeof(const struct tokens *));
     lane->pairs = calloc(n, sizeof *lane->pairs);
     lane->prompts = calloc(n, sizeof *lane->prompts);
+    lane->picture_kv = calloc(n, sizeof(struct kv_shared *));
     lane->fresh = calloc(n, sizeof *lane->fresh);
     lane->sequences = calloc(n, sizeof(struct sequence *));
     lane->lengths = calloc(n, sizeof *lane->lengths);
@@ -517,8 +520,8 @@ static bool alloc_operands(struct lane *lane)
     lane->rows = calloc(lane->runtime->options.max_sequences, sizeof *lane->rows);
     lane->cache = feature_cache_new(lane->runtime->options.feature_cache_bytes);
     return lane->places && lane->members && lane->errors && lane->pixels && lane->features &&
-           lane->tokens && lane->pairs && lane->prompts && lane->fresh && lane->sequences &&
-           lane->lengths && lane->new_tokens && lane->rows && lane->cache;
+           lane->tokens && lane->pairs && lane->prompts && lane->picture_kv && lane->fresh &&
+           lane->sequences && lane->lengths && lane->new_tokens && lane->rows && lane->cache;
 }
 
 struct lane *lane_new(struct runtime *runtime, struct model *model, struct error *err)

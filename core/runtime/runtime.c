@@ -242,9 +242,13 @@ static struct job_state *job_state_new(struct lane *lane, struct job *job)
         struct work *work = &job->works[i];
         struct work_state *state = &job_state->works[i];
         *state = (struct work_state){.job = job_state, .work = work, .image_digests = digests};
-        for (size_t j = 0; j < work->n_images; j++, digests++)
+        state->hashed = work->n_images > 0;
+        for (size_t j = 0; j < work->n_images; j++, digests++) {
             if (!work->features || !work->features[j])
                 *digests = digest_pixels(key, &work->images[j]);
+            else
+                state->hashed = false; /* features of who knows what */
+        }
         if (embeds_texts(lane, work)) {
             state->text_digests = digests;
             for (size_t j = 0; j < work->n_texts; j++)

@@ -27,7 +27,8 @@ struct runtime_options {
     size_t max_queue;     /* items waiting per model; a job that would go past it is refused */
     size_t max_sequences; /* running generations (beams counted) per model */
     size_t feature_cache_bytes; /* per model; 0 = no cache */
-    size_t kv_cache_bytes;      /* bound of all running sequences' caches, per model */
+    size_t kv_cache_bytes; /* bound of all running sequences' caches, per model; what they leave
+                              holds the latest pictures' keys and values (see kv_store.h) */
 };
 
 struct runtime *runtime_new(const struct runtime_options *options, struct error *err);
@@ -72,7 +73,8 @@ struct lane_stats {
     atomic_ullong works, failed, cancelled, expired, refused;
     atomic_ullong passes, tokens_prompt, tokens_generated;
     atomic_ullong cache_hits, cache_misses;
-    atomic_size_t cache_bytes, kv_bytes;
+    atomic_size_t cache_bytes, kv_bytes; /* kv: reserved by running sequences */
+    atomic_size_t kv_kept_bytes;         /* of pictures, kept for the next prompt */
     struct histogram batch_size, queue_seconds, forward_seconds, first_token_seconds,
         inter_token_seconds;
 };

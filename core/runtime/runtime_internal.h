@@ -26,6 +26,7 @@
 #include "core/nn/nn.h"
 #include "core/runtime/feature_cache.h"
 #include "core/runtime/generate.h"
+#include "core/runtime/kv_store.h"
 #include "core/runtime/runtime.h"
 #include "core/runtime/turn.h"
 
@@ -42,6 +43,7 @@ struct work_state {
     struct digest *text_digests;        /* [n_texts]; NULL where texts are not embedded */
     bool started;
     bool missed;   /* some picture was not in the cache */
+    bool hashed;   /* image_digests are set */
     size_t cursor; /* pictures, texts or pairs of this stage that passes have taken */
     struct generation *generation;
     size_t kv_bytes; /* reserved for it */
@@ -108,6 +110,7 @@ struct lane {
     /* What one token, and one sequence's shared part, takes; learned from the first prompt. */
     bool kv_known, kv_has_cross;
     size_t kv_token_bytes, kv_cross_bytes;
+    struct kv_store kept;
 
     /* Service rate: works and busy seconds, both fading. */
     double rate_works, rate_seconds;
@@ -126,6 +129,7 @@ struct lane {
     const struct tokens **tokens;
     struct pair *pairs;
     struct prompt *prompts;
+    struct kv_shared **picture_kv; /* of the prompts: given or made */
     struct sequence *fresh;
     struct sequence **sequences;
     size_t *lengths;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/runtime/feature_cache.h"
+#include "core/runtime/kv_store.h"
 
 static struct digest digest_of(uint64_t i)
 {
@@ -86,6 +87,48 @@ START_TEST(cache_holds_many_and_what_was_taken_outlives_it)
 }
 END_TEST
 
+static void put_kv(struct kv_store *store, uint64_t i, size_t n_floats, size_t max_bytes)
+{
+    struct digest digest = digest_of(i);
+    struct kv_shared *kv = kv_shared_new(1, n_floats);
+    kv->data[0] = (float)i;
+    kv_store_put(store, &digest, kv, max_bytes);
+    kv_shared_unref(kv);
+}
+
+static bool has_kv(struct kv_store *store, uint64_t i)
+{
+    struct digest digest = digest_of(i);
+    struct kv_shared *kv = kv_store_get(store, &digest);
+    if (!kv)
+        return false;
+    ck_assert_float_eq(kv->data[0], (float)i);
+    kv_shared_unref(kv);
+    return true;
+}
+
+START_TEST(kv_store_keeps_the_latest_within_what_is_left)
+{
+    struct kv_store *store = calloc(1, sizeof *store);
+    for (uint64_t i = 0; i < 4; i++)
+        put_kv(store, i, 250, 5000); /* about 1 kB each */
+    ck_assert(has_kv(store, 0));     /* 1 is the oldest now */
+    kv_store_shrink(store, 3200);
+    ck_assert(has_kv(store, 0) && !has_kv(store, 1) && has_kv(store, 2) && has_kv(store, 3));
+    put_kv(store, 4, 250, 2100);
+    ck_assert(has_kv(store, 4) && !has_kv(store, 0) && !has_kv(store, 2));
+    put_kv(store, 5, 2000, 5000); /* too large: changes nothing */
+    ck_assert(has_kv(store, 4) && has_kv(store, 3) && !has_kv(store, 5));
+    for (uint64_t i = 10; i < 10 + 2 * KV_STORE_MAX; i++)
+        put_kv(store, i, 1, (size_t)1 << 20);
+    ck_assert_uint_eq(store->n, KV_STORE_MAX);
+    ck_assert(has_kv(store, 9 + 2 * KV_STORE_MAX) && !has_kv(store, 10));
+    kv_store_shrink(store, 0);
+    ck_assert_uint_eq(store->n + store->bytes, 0);
+    free(store);
+}
+END_TEST
+
 /* The digest of `n` pixels' floats, all 0 but one. */
 static struct digest probe(const struct digest_key *key, size_t height, size_t width, size_t at,
                            uint32_t bits)
@@ -137,6 +180,7 @@ int main(void)
     tcase_add_test(tcase, cache_drops_the_least_recently_used);
     tcase_add_test(tcase, cache_of_no_bytes_keeps_nothing);
     tcase_add_test(tcase, cache_holds_many_and_what_was_taken_outlives_it);
+    tcase_add_test(tcase, kv_store_keeps_the_latest_within_what_is_left);
     tcase_add_test(tcase, digests_tell_every_bit_and_size_apart);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
