@@ -1,11 +1,15 @@
 /*
  * tokenizer.h: text to token ids and back, as the checkpoint's own files define it.
  *
- * Reads `tokenizer.json` (normalizer, pre-tokenizer, model BPE / WordPiece / Unigram,
+ * Reads `tokenizer.json` (normalizer, pre-tokenizer, model BPE / WordPiece / Unigram / WordLevel,
  * post-processor, decoder, added tokens), or, where that is absent, vocab.txt (BERT) or vocab.json
  * + merges.txt (CLIP, GPT-2) with tokenizer_config.json and special_tokens_map.json. Ids are those
- * of Hugging Face's `tokenizers`. A tokenizer is immutable after opening and may be used by any
- * number of threads.
+ * of Hugging Face's `tokenizers` 0.23; special tokens are added and texts decoded as transformers 5
+ * does it. Not there: the CTC decoder, the UnicodeScripts pre-tokenizer, BPE dropout (ignored),
+ * pairs of texts, truncation from the left.
+ *
+ * A tokenizer is immutable after opening and may be used by any number of threads; each call owns
+ * its scratch memory. Time is linear in the text (n log n within a word of BPE).
  */
 #ifndef VLMD_CORE_TEXT_TOKENIZER_H
 #define VLMD_CORE_TEXT_TOKENIZER_H
@@ -37,8 +41,11 @@ struct encode_options {
 struct tokenizer *tokenizer_open(const char *directory, struct error *err);
 void tokenizer_free(struct tokenizer *tokenizer);
 
-/* text[0..size) may hold anything, NUL included; bytes that are not UTF-8 fail with
- * STATUS_BAD_REQUEST. */
+/* text[0..size) may hold anything, NUL included. *out is written on success only; give it back with
+ * tokens_release(). STATUS_BAD_REQUEST: not UTF-8; STATUS_TOO_LONG: over 2 MiB, or over 96 MiB once
+ * normalized; STATUS_OUT_OF_RANGE: max_length has no room for the special tokens;
+ * STATUS_UNPROCESSABLE: a character that the vocabulary lacks, where it has no unknown token, or a
+ * pattern that takes too long; STATUS_NO_MEMORY. */
 enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t size,
                              const struct encode_options *options, struct tokens *out,
                              struct error *err);
@@ -46,8 +53,8 @@ void tokens_release(struct tokens *tokens);
 
 /* Appends the text of ids[0..n) to *out, as `decode(ids, skip_special_tokens,
  * clean_up_tokenization_spaces)` of the reference gives it (the clean-up flag is the one in
- * tokenizer_config.json, absent = false as in transformers 5). Ids outside the vocabulary give
- * nothing. */
+ * tokenizer_config.json, absent = false, and not heeded for BPE, as in transformers 5). Ids outside
+ * the vocabulary give nothing. */
 enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t n,
                              bool skip_special_tokens, struct buffer *out, struct error *err);
 

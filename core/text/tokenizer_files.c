@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -482,9 +483,11 @@ static enum family family_of(const char *name)
         const char *name;
         enum family family;
     } rows[] = {
-        {"BertTokenizer", FAMILY_BERT}, {"BertTokenizerFast", FAMILY_BERT},
-        {"CLIPTokenizer", FAMILY_CLIP}, {"CLIPTokenizerFast", FAMILY_CLIP},
-        {"GPT2Tokenizer", FAMILY_GPT2}, {"GPT2TokenizerFast", FAMILY_GPT2},
+        {"BertTokenizer", FAMILY_BERT},       {"BertTokenizerFast", FAMILY_BERT},
+        {"CLIPTokenizer", FAMILY_CLIP},       {"CLIPTokenizerFast", FAMILY_CLIP},
+        {"DistilBertTokenizer", FAMILY_BERT}, {"DistilBertTokenizerFast", FAMILY_BERT},
+        {"ElectraTokenizer", FAMILY_BERT},    {"ElectraTokenizerFast", FAMILY_BERT},
+        {"GPT2Tokenizer", FAMILY_GPT2},       {"GPT2TokenizerFast", FAMILY_GPT2},
     };
     for (size_t i = 0; name && i < sizeof rows / sizeof rows[0]; i++)
         if (strcmp(rows[i].name, name) == 0)
@@ -507,6 +510,33 @@ static void read_settings(struct tokenizer *t, const struct files *f)
          t->n_decoders == 1 && t->decoders[0].kind == DECODER_BYTE_LEVEL);
 }
 
+/* Siglip2Tokenizer is Gemma's with the text in lower case, whatever tokenizer.json says: SigLIP 2
+ * was trained so, and its files still name GemmaTokenizer. */
+static enum status apply_siglip2(const struct files *f, json_t *root, struct error *err)
+{
+    bool siglip2 = f->class_name && strcmp(f->class_name, "Siglip2Tokenizer") == 0;
+    if (!siglip2) {
+        json_t *model;
+        enum status status =
+            read_json(f->directory, "config.json", JSON_DECODE_INT_AS_REAL, &model, err);
+        if (status)
+            return status;
+        const char *type = json_string_value(json_object_get(model, "model_type"));
+        siglip2 = type && strcmp(type, "siglip2") == 0;
+        json_decref(model);
+    }
+    if (!siglip2)
+        return STATUS_OK;
+    json_t *list = json_pack("[{s:s}]", "type", "Lowercase");
+    json_t *rest = json_object_get(root, "normalizer");
+    bool ok = list != NULL;
+    if (json_is_object(rest))
+        ok = ok && json_array_append(list, rest) == 0;
+    json_t *all = json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", list);
+    ok = json_object_set_new(root, "normalizer", all) == 0 && ok;
+    return ok ? STATUS_OK : error_no_memory(err, "tokenizer.json");
+}
+
 enum status tokenizer_load_directory(struct tokenizer *t, const char *directory, struct error *err)
 {
     struct files f = {.directory = directory};
@@ -525,6 +555,8 @@ enum status tokenizer_load_directory(struct tokenizer *t, const char *directory,
     }
     if (!status && root) {
         status = extra_tokens(&f, &extra, err);
+        if (!status)
+            status = apply_siglip2(&f, root, err);
     } else if (!status) {
         status = build_json(&f, &root, &extra, err);
         name = f.family == FAMILY_BERT ? "vocab.txt" : "vocab.json";
@@ -537,5 +569,6 @@ enum status tokenizer_load_directory(struct tokenizer *t, const char *directory,
     json_decref(extra);
     json_decref(f.config);
     json_decref(f.map);
+    malloc_trim(0); /* the parsed JSON was ten times what stays; the process keeps none of it */
     return status;
 }

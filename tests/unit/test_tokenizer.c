@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/base/size.h"
 #include "core/text/tokenizer.h"
@@ -167,6 +168,45 @@ START_TEST(tokenizer_tells_its_vocabulary)
 }
 END_TEST
 
+/* The checkpoint says siglip2: its tokenizer.json's normalizer gets a Lowercase in front. */
+START_TEST(tokenizer_of_siglip2_lowers_its_text)
+{
+    static const char json[] =
+        "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"?\":0,\"a_b\":1},\"unk_token\":\"?\"},"
+        "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"_\"}}";
+    static const char *const files[][2] = {
+        {"tokenizer.json", json},
+        {"tokenizer_config.json", "{\"tokenizer_class\": \"GemmaTokenizer\"}"},
+        {"config.json", "{\"model_type\": \"siglip2\"}"},
+    };
+    char folder[] = "/tmp/vlmd_siglip2_XXXXXX", path[64];
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    for (size_t n = 2; n <= 3; n++) { /* without and with the config.json */
+        for (size_t i = 0; i < n; i++) {
+            snprintf(path, sizeof path, "%s/%s", folder, files[i][0]);
+            FILE *file = fopen(path, "w");
+            ck_assert_ptr_nonnull(file);
+            fputs(files[i][1], file);
+            fclose(file);
+        }
+        struct error err = {0};
+        struct tokenizer *tokenizer = tokenizer_open(folder, &err);
+        ck_assert_msg(tokenizer != NULL, "%s", err.message);
+        struct encode_options options = {0};
+        struct tokens tokens;
+        ck_assert_int_eq(tokenizer_encode(tokenizer, "A b", 3, &options, &tokens, &err), 0);
+        ck_assert_int_eq(tokens.ids[0], n == 3);
+        tokens_release(&tokens);
+        tokenizer_free(tokenizer);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i][0]);
+        remove(path);
+    }
+    rmdir(folder);
+}
+END_TEST
+
 START_TEST(tokenizer_refuses_bad_requests)
 {
     struct tokenizer *tokenizer = open_named("clip");
@@ -198,6 +238,7 @@ int main(void)
     tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, tokenizer_agrees_with_reference, 0, (int)ARRAY_LENGTH(names));
     tcase_add_test(tcase, tokenizer_tells_its_vocabulary);
+    tcase_add_test(tcase, tokenizer_of_siglip2_lowers_its_text);
     tcase_add_test(tcase, tokenizer_refuses_bad_requests);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
