@@ -75,8 +75,9 @@ struct http_request {
     const char *body;
     size_t body_bytes;
     const char *request_id;
-    uint64_t received_ns; /* CLOCK_MONOTONIC, when the headers were there */
-    unsigned timeout_ms;  /* from the X-Request-Timeout-Ms header; 0 = none */
+    uint64_t received_ns;      /* CLOCK_MONOTONIC, when the headers were there */
+    unsigned timeout_ms;       /* from the X-Request-Timeout-Ms header; 0 = none */
+    const char *if_none_match; /* the header; NULL when none */
 };
 
 /* wake(context) is called from any thread, once for each call_step() that returned false. More than
@@ -103,7 +104,7 @@ struct http_reply {
     struct buffer body;
     struct {
         const char *name; /* static */
-        char value[160];
+        char value[256];
     } headers[REPLY_HEADERS_MAX];
     size_t n_headers;
 };

@@ -19,6 +19,7 @@ extern const struct endpoint endpoint_collections;
 extern const struct endpoint endpoint_items_post;
 extern const struct endpoint endpoint_items_list;
 extern const struct endpoint endpoint_item_get;
+extern const struct endpoint endpoint_item_image;
 extern const struct endpoint endpoint_item_delete;
 extern const struct endpoint endpoint_search;
 extern const struct endpoint endpoint_models;
@@ -26,7 +27,11 @@ extern const struct endpoint endpoint_model;
 extern const struct endpoint endpoint_info;
 extern const struct endpoint endpoint_version;
 extern const struct endpoint endpoint_openapi;
+extern const struct endpoint endpoint_page;
+extern const struct endpoint endpoint_docs;
+extern const struct endpoint endpoint_page_file;
 
+/* clang-format off: one a line */
 const struct endpoint *const endpoints[] = {
     &endpoint_caption,
     &endpoint_vqa,
@@ -41,6 +46,7 @@ const struct endpoint *const endpoints[] = {
     &endpoint_items_post,
     &endpoint_items_list,
     &endpoint_item_get,
+    &endpoint_item_image,
     &endpoint_item_delete,
     &endpoint_search,
     &endpoint_models,
@@ -48,6 +54,10 @@ const struct endpoint *const endpoints[] = {
     &endpoint_info,
     &endpoint_version,
     &endpoint_openapi,
+    &endpoint_page,
+    &endpoint_docs,
+    &endpoint_page_file,
 };
+/* clang-format on */
 
 const size_t n_endpoints = ARRAY_LENGTH(endpoints);

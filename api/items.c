@@ -1,6 +1,6 @@
 /*
  * items.c: a collection's items: POST …/items (embed and add), GET …/items (list), GET and DELETE
- * …/items/{id}.
+ * …/items/{id}, GET …/items/{id}/image (the picture as it was sent).
  *
  * A batch is malformed as a whole (wrong types, no id: 400), but a broken picture or an over-long
  * text concerns its own item only: it is reported in `errors`, the others are added in one
@@ -323,6 +323,36 @@ static enum status get_item(struct call *call, struct error *err)
     return status;
 }
 
+static const char *picture_type(const unsigned char *bytes, size_t size)
+{
+    if (size >= 2 && bytes[0] == 0xFF && bytes[1] == 0xD8)
+        return "image/jpeg";
+    if (size >= 4 && !memcmp(bytes, "\x89PNG", 4))
+        return "image/png";
+    if (size >= 12 && !memcmp(bytes, "RIFF", 4) && !memcmp(bytes + 8, "WEBP", 4))
+        return "image/webp";
+    return "application/octet-stream";
+}
+
+static enum status get_item_image(struct call *call, struct error *err)
+{
+    struct store *store = collections_store(call, err);
+    struct collection collection = {0};
+    if (!store || collections_get(call, store, &collection, err))
+        return err->status;
+    void *bytes = NULL;
+    size_t size = 0;
+    enum status status =
+        store_blob(store, collection.name, call_param(call, 1), &bytes, &size, err);
+    if (!status) {
+        reply_header(&call->reply, "X-Content-Type-Options", "nosniff");
+        status = call_reply_bytes(call, picture_type(bytes, size), bytes, size, err);
+        free(bytes);
+    }
+    collection_release(&collection);
+    return status;
+}
+
 static enum status delete_item(struct call *call, struct error *err)
 {
     struct store *store = collections_store(call, err);
@@ -397,6 +427,15 @@ const struct endpoint endpoint_item_get = {
     .summary = "One item",
     .fields = get_fields,
     .begin = get_item,
+};
+
+const struct endpoint endpoint_item_image = {
+    .method = "GET",
+    .path = "/v1/collections/{collection}/items/{id}/image",
+    .id = "getItemImage",
+    .tag = "collections",
+    .summary = "An item's picture, as it was sent",
+    .begin = get_item_image,
 };
 
 const struct endpoint endpoint_item_delete = {

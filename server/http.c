@@ -514,6 +514,7 @@ static enum MHD_Result dispatch(struct exchange *exchange)
         .request_id = exchange->request_id,
         .received_ns = exchange->received_ns,
         .timeout_ms = requested_timeout_ms(exchange),
+        .if_none_match = header(exchange, MHD_HTTP_HEADER_IF_NONE_MATCH),
     };
     struct error err;
     exchange->call =

@@ -14,7 +14,10 @@ def main():
         suite = loader.discover(os.path.dirname(os.path.abspath(__file__)))
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=1).run(suite)
     bad = len(result.failures) + len(result.errors)
-    print(f"{result.testsRun - bad} tests passed")
+    for test, reason in result.skipped:
+        print(f"skipped: {test}: {reason}")
+    print(f"{len(result.skipped)} tests skipped")
+    print(f"{result.testsRun - bad - len(result.skipped)} tests passed")
     return 1 if bad or result.testsRun == 0 else 0
 
 
