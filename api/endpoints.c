@@ -31,7 +31,7 @@ extern const struct endpoint endpoint_page;
 extern const struct endpoint endpoint_docs;
 extern const struct endpoint endpoint_page_file;
 
-/* clang-format off: one a line */
+/* clang-format off */
 const struct endpoint *const endpoints[] = {
     &endpoint_caption,
     &endpoint_vqa,
