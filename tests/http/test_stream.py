@@ -11,7 +11,7 @@ import unittest
 
 from harness import DATA, PATIENCE_S, ServerTest, image_b64, image_bytes, multipart, together, wait_until
 
-LONG_TOKENS = 4000
+LONG_TOKENS = 1500
 
 
 def make_long_captioner(directory):
@@ -260,7 +260,7 @@ class Captions(StreamTest):
 
 
 class Faults(StreamTest):
-    settings = {"body_timeout_s": 1, "request_timeout_s": 20}
+    settings = {"body_timeout_s": 1, "request_timeout_s": 120}
     FOREVER = {"image": image_b64(), "model": "long", "temperature": 2, "min_tokens": LONG_TOKENS,
                "max_tokens": LONG_TOKENS, "stream": True}
 
@@ -329,7 +329,7 @@ class Faults(StreamTest):
         self.assertEqual(self.server.post("/v1/caption", {"image": image_b64(), "model": "captioner"}).status, 200)
         wait_until(lambda: self.server.log().count(" 499 POST /v1/caption") >= 3, "three lines in the log")
 
-    def test_a_slow_reader_gets_everything_and_a_dead_one_is_dropped(self):
+    def test_a_slow_reader_gets_everything_and_a_dead_one_does_not_stay(self):
         with Client(self.server.address, receive_buffer=4096) as slow:
             slow.send("POST", "/v1/caption", {**self.FOREVER, "seed": 1})
             self.assertEqual(slow.head()[0], 200)
