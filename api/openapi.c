@@ -200,6 +200,11 @@ static void put_operation(struct json_writer *out, const struct endpoint *endpoi
         json_begin_object(out, "application/json");
         put_object_schema(out, &endpoint->reply, 1, false);
         json_end_object(out);
+        if (endpoint->delta) { /* with "stream": true */
+            json_begin_object(out, "text/event-stream");
+            put_list_of(out, "schema", "string");
+            json_end_object(out);
+        }
         json_end_object(out);
     }
     json_end_object(out);

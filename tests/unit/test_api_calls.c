@@ -298,6 +298,10 @@ START_TEST(openapi_describes_every_endpoint)
         const json_t *operation =
             json_object_get(json_object_get(paths, endpoints[i]->path), method);
         ck_assert_str_eq(string_at(operation, "operationId"), endpoints[i]->id);
+        const json_t *content = json_object_get(
+            json_object_get(json_object_get(operation, "responses"), "200"), "content");
+        ck_assert_int_eq(json_object_get(content, "text/event-stream") != NULL,
+                         endpoints[i]->delta != NULL);
     }
     ck_assert_ptr_nonnull(json_object_get(reply.json, "components"));
     ck_assert_str_eq(string_at(reply.json, "openapi"), "3.1.0");
