@@ -66,7 +66,7 @@ static enum status reply_file(struct call *call, const char *name, struct error 
         file = strcmp(files[i].name, name) ? NULL : &files[i];
     if (!file)
         return error_set(err, STATUS_NOT_FOUND, "the page has no file '%.100s'", name);
-    reply_header(&call->reply, "ETag", "%s", page_tag);
+    reply_header(&call->reply, "ETag", "W/%s", page_tag);
     reply_header(&call->reply, "Cache-Control", "public, max-age=0, must-revalidate");
     reply_header(&call->reply, "Content-Security-Policy",
                  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: "

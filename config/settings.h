@@ -21,7 +21,7 @@
 
 /* clang-format off */
 #define SETTINGS(SETTING)                                                                          \
-    SETTING(text,   listen,             "127.0.0.1:8080", "address:port to serve on; port 0 takes a free one, [::1]:8080 is IPv6") \
+    SETTING(text,   listen,             "127.0.0.1:8080", "address:port to serve on; port 0 takes a free one, [::1]:8080 is IPv6, unix:/path a local socket") \
     SETTING(list,   model,              "",     "NAME=DIR (or DIR) of a checkpoint to serve; may be repeated") \
     SETTING(text,   models_dir,         "",     "a directory whose sub-directories are checkpoints to serve") \
     SETTING(text,   embedded_dir,       "",     "where the embedded models are; empty = where they were installed") \
@@ -52,6 +52,11 @@
     SETTING(number, overload_status,    "429",  "status of a refusal for load: 429 or 503") \
     SETTING(list,   api_key,            "",     "NAME:KEY that clients must send (Authorization: Bearer KEY or X-API-Key); may be repeated; none = open") \
     SETTING(number, key_rate_per_minute,"0",    "requests per minute for each key; 0 = no bound") \
+    SETTING(list,   cors_allow_origins, "",     "scheme://host:port of a web page elsewhere that may call this server; may be repeated; * = any") \
+    SETTING(flag,   gzip,               "on",   "send texts over 1 KB compressed to clients that take gzip") \
+    SETTING(text,   tls_cert,           "",     "PEM file with the certificate (and its chain); with tls_key, HTTPS is served instead of HTTP") \
+    SETTING(text,   tls_key,            "",     "PEM file with the certificate's key") \
+    SETTING(flag,   trust_forwarded,    "off",  "log the client's address from X-Forwarded-For; only behind a proxy that sets it") \
     SETTING(text,   log_format,         "text", "text or json") \
     SETTING(text,   log_level,          "info", "error, info (a line per request) or debug")
 /* clang-format on */

@@ -2,16 +2,17 @@
  * commands_info.c: `vlmd models`, `vlmd inspect`, `vlmd config`, `vlmd healthcheck`: looking
  * without computing.
  */
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include "server/client.h"
 #include "server/commands.h"
+#include "server/listen.h"
+
+enum { HEALTH_TIMEOUT_S = 5 };
 
 /* ---- models
  * --------------------------------------------------------------------------------------- */
@@ -117,49 +118,18 @@ int command_config(struct arguments *arguments)
 /* ---- healthcheck
  * ------------------------------------------------------------------------------------ */
 
-static int connect_to(const char *listen)
-{
-    char host[256];
-    const char *colon = strrchr(listen, ':');
-    if (!colon || (size_t)(colon - listen) >= sizeof host)
-        return -1;
-    snprintf(host, sizeof host, "%.*s", (int)(colon - listen), listen);
-    char *name = host;
-    size_t size = strlen(host);
-    if (size >= 2 && host[0] == '[') {
-        host[size - 1] = '\0';
-        name++;
-    }
-    /* A server that listens everywhere is asked on the loopback. */
-    if (!*name || !strcmp(name, "0.0.0.0") || !strcmp(name, "::"))
-        name = NULL;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
-    if (getaddrinfo(name, colon + 1, &hints, &list))
-        return -1;
-    int fd = -1;
-    for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
-        fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        struct timeval timeout = {.tv_sec = 5};
-        if (fd >= 0) {
-            setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
-            setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
-        }
-        if (fd >= 0 && connect(fd, a->ai_addr, a->ai_addrlen)) {
-            close(fd);
-            fd = -1;
-        }
-    }
-    freeaddrinfo(list);
-    return fd;
-}
-
 int command_healthcheck(struct arguments *arguments)
 {
     static const char request[] = "GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n";
     const char *listen = arguments->settings.listen;
     char reply[4096];
     size_t used = 0;
-    int fd = connect_to(listen);
+    int fd = listen_connect(listen, HEALTH_TIMEOUT_S);
+    if (fd >= 0 && arguments->settings.tls_cert[0]) { /* no TLS client here: it listens */
+        close(fd);
+        puts("listening");
+        return EXIT_FINE;
+    }
     if (fd < 0 || send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != sizeof request - 1) {
         fprintf(stderr, "vlmd: nothing answers at %s\n", listen);
         if (fd >= 0)

@@ -42,6 +42,9 @@
 #include <unistd.h>
 
 #include "core/base/size.h"
+#include "server/client.h"
+#include "server/gzip.h"
+#include "server/headers.h"
 #include "server/listen.h"
 #include "server/log.h"
 #include "server/watcher.h"
@@ -54,6 +57,8 @@ enum {
     CONNECTION_MEMORY = 64 << 10, /* of a connection's headers */
     RETRY_AFTER_S = 1,
     RETRY_AFTER_LOADING_S = 5,
+    CORS_MAX_AGE_S = 3600,
+    TLS_FILE_BYTES_MAX = 1 << 20,
     STOP_WAIT_S = 10,
     STREAM_BLOCK = 16 << 10, /* read from a stream at once, at most */
 };
@@ -65,6 +70,7 @@ struct http_server {
     struct watcher *watcher;
     atomic_size_t exchanges; /* open, whatever their state */
     char address[300];
+    char *tls_cert, *tls_key; /* PEM; NULL = plain HTTP */
 };
 
 enum exchange_state { NEW, BODY, REFUSED, WAITING, STREAMING, READY };
@@ -80,6 +86,9 @@ struct exchange {
     char method[16];
     char request_id[REQUEST_ID_MAX + 1];
     const char *key_name;
+    char client[ADDRESS_SIZE];
+    char trace[TRACE_ID_SIZE];
+    bool takes_gzip;
 
     struct route route;
     bool admitted;
@@ -163,6 +172,8 @@ static void settle(struct exchange *exchange)
         .key = exchange->key_name,
         .method = exchange->method,
         .path = exchange->uri,
+        .client = exchange->client,
+        .trace = exchange->trace,
         .code = status_info(sent ? exchange->code : STATUS_CANCELLED)->code,
         .status = status,
         .bytes_in = exchange->body.size + exchange->swallowed,
@@ -224,13 +235,35 @@ static void add_header(struct MHD_Response *response, const char *name, const ch
         MHD_add_response_header(response, name, value);
 }
 
+static const char *header(struct exchange *exchange, const char *name)
+{
+    return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
+}
+
+/* A page from elsewhere that may ask us may also read the reply. */
+static void add_cors_headers(struct exchange *exchange, struct MHD_Response *response)
+{
+    const struct setting_list *allowed = &exchange->server->process->settings.cors_allow_origins;
+    const char *allow = cors_allow(allowed, header(exchange, MHD_HTTP_HEADER_ORIGIN));
+    if (!allowed->n)
+        return;
+    add_header(response, MHD_HTTP_HEADER_VARY, "Origin");
+    if (!allow)
+        return;
+    add_header(response, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_ORIGIN, allow);
+    add_header(response, MHD_HTTP_HEADER_ACCESS_CONTROL_EXPOSE_HEADERS,
+               "X-Request-Id, Server-Timing, Retry-After, X-Cache");
+}
+
 static enum MHD_Result queue_response(struct exchange *exchange, const struct http_reply *reply,
                                       struct MHD_Response *response)
 {
     if (!response)
         return MHD_NO;
-    add_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
-               reply->content_type ? reply->content_type : "application/json");
+    if (reply->status != MHD_HTTP_NO_CONTENT)
+        add_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
+                   reply->content_type ? reply->content_type : "application/json");
+    add_cors_headers(exchange, response);
     add_header(response, "X-Request-Id", exchange->request_id);
     for (size_t i = 0; i < reply->n_headers; i++)
         add_header(response, reply->headers[i].name, reply->headers[i].value);
@@ -272,11 +305,6 @@ static enum MHD_Result send_stream(struct exchange *exchange)
     return queue_response(exchange, call_reply(exchange->call),
                           MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK,
                                                             read_stream, exchange, NULL));
-}
-
-static const char *header(struct exchange *exchange, const char *name)
-{
-    return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
 }
 
 /* The request will not be served: makes the reply, and says whether it can be sent now or only once
@@ -321,6 +349,35 @@ static void take_request_id(struct exchange *exchange)
         memcpy(random, &exchange->received_ns, sizeof random);
     for (size_t i = 0; i < sizeof random; i++)
         snprintf(exchange->request_id + 2 * i, 3, "%02x", random[i]);
+}
+
+static void note_client(struct exchange *exchange)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    bool trusted = exchange->server->process->settings.trust_forwarded;
+    client_address(info ? info->client_addr : NULL,
+                   trusted ? header(exchange, "X-Forwarded-For") : NULL, exchange->client);
+    trace_id(header(exchange, "traceparent"), exchange->trace);
+}
+
+/* A browser asks whether a page from elsewhere may make a request. It sends no key with that. */
+static bool answer_preflight(struct exchange *exchange)
+{
+    const struct settings *settings = &exchange->server->process->settings;
+    if (strcmp(exchange->method, MHD_HTTP_METHOD_OPTIONS) ||
+        !header(exchange, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_METHOD) ||
+        !cors_allow(&settings->cors_allow_origins, header(exchange, MHD_HTTP_HEADER_ORIGIN)))
+        return false;
+    struct http_reply *reply = &exchange->reply;
+    reply->status = MHD_HTTP_NO_CONTENT;
+    reply_header(reply, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_METHODS,
+                 "GET, HEAD, POST, PUT, DELETE");
+    reply_header(reply, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_HEADERS,
+                 "Authorization, Content-Type, X-API-Key, X-Request-Id, X-Request-Timeout-Ms, "
+                 "traceparent, tracestate");
+    reply_header(reply, MHD_HTTP_HEADER_ACCESS_CONTROL_MAX_AGE, "%d", CORS_MAX_AGE_S);
+    return true;
 }
 
 /* Path, key, state of the process, lengths, load: in this order, all before the body. */
@@ -381,6 +438,11 @@ static enum MHD_Result first_call(struct exchange *exchange, const char *method)
 {
     snprintf(exchange->method, sizeof exchange->method, "%s", method);
     take_request_id(exchange);
+    note_client(exchange);
+    if (answer_preflight(exchange))
+        return send_reply(exchange);
+    exchange->takes_gzip = exchange->server->process->settings.gzip &&
+                           accepts_gzip(header(exchange, MHD_HTTP_HEADER_ACCEPT_ENCODING));
     struct error err;
     unsigned retry_after_s = 0;
     if (check_headers(exchange, &retry_after_s, &err))
@@ -426,6 +488,32 @@ static enum MHD_Result upload(struct exchange *exchange, const char *data, size_
 /* ---- working on it
  * -------------------------------------------------------------------------------- */
 
+/* Whether the finished call's reply is to be compressed, which is work for a worker. */
+static bool wants_gzip(struct exchange *exchange)
+{
+    return exchange->takes_gzip && gzip_pays(call_reply(exchange->call));
+}
+
+/* Worker thread: the reply is there. */
+static void hand_back(struct exchange *exchange)
+{
+    struct http_reply *reply = call_reply(exchange->call);
+    if (wants_gzip(exchange) && gzip_body(&reply->body)) {
+        reply_header(reply, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
+        reply_header(reply, MHD_HTTP_HEADER_VARY, "Accept-Encoding");
+    }
+    watcher_remove(exchange->server->watcher, &exchange->watch);
+    struct MHD_Connection *connection = exchange->connection;
+    exchange->state = READY;
+    MHD_resume_connection(connection);
+}
+
+/* Worker thread: an inline call is done, but its reply is long. */
+static void compress_exchange(struct ticket *ticket)
+{
+    hand_back(exchange_of_ticket(ticket));
+}
+
 /* Worker thread. */
 static void step_exchange(struct ticket *ticket)
 {
@@ -436,10 +524,7 @@ static void step_exchange(struct ticket *ticket)
         settle(exchange);
         return;
     }
-    watcher_remove(exchange->server->watcher, &exchange->watch);
-    struct MHD_Connection *connection = exchange->connection;
-    exchange->state = READY;
-    MHD_resume_connection(connection);
+    hand_back(exchange);
 }
 
 /* Worker thread, in call_step: the call's stream begins, has more, or has ended. */
@@ -483,6 +568,10 @@ static void client_late(struct watch *watch)
         "{\"error\": {\"type\": \"timeout_error\", \"code\": \"body_timeout\", "
         "\"message\": \"the body did not arrive in time\", \"param\": null}}";
     char reply[512];
+    if (exchange_of_watch(watch)->server->tls_cert) { /* its bytes would be no TLS */
+        shutdown(watch->fd, SHUT_RDWR);
+        return;
+    }
     int size = snprintf(reply, sizeof reply,
                         "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: "
                         "application/json\r\nContent-Length: %zu\r\n\r\n%s",
@@ -523,11 +612,13 @@ static enum MHD_Result dispatch(struct exchange *exchange)
         refuse(exchange, &err, RETRY_AFTER_S, false);
         return send_reply(exchange);
     }
-    if (exchange->route.endpoint->inline_reply && call_step(exchange->call))
+    bool is_done = exchange->route.endpoint->inline_reply && call_step(exchange->call);
+    if (is_done && !wants_gzip(exchange))
         return send_reply(exchange);
-    call_allow_stream(exchange->call, stream_ready);
+    if (!is_done)
+        call_allow_stream(exchange->call, stream_ready);
     exchange->state = WAITING;
-    exchange->ticket.run = step_exchange;
+    exchange->ticket.run = is_done ? compress_exchange : step_exchange;
     MHD_suspend_connection(exchange->connection);
     watcher_add(server->watcher, &exchange->watch, socket_of(exchange), true, 0);
     workers_push(server->workers, &exchange->ticket);
@@ -587,6 +678,34 @@ static size_t keep_escapes(void *cls, struct MHD_Connection *connection, char *t
     return strlen(text);
 }
 
+static enum status read_tls_files(struct http_server *server, struct error *err)
+{
+    const struct settings *settings = &server->process->settings;
+    if (!settings->tls_cert[0] && !settings->tls_key[0])
+        return STATUS_OK;
+    if (!settings->tls_cert[0] || !settings->tls_key[0])
+        return error_set_param(err, STATUS_BAD_CONFIG, "tls_cert",
+                               "tls_cert and tls_key must be given together");
+    if (MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES)
+        return error_set_param(err, STATUS_BAD_CONFIG, "tls_cert",
+                               "this libmicrohttpd was built without TLS");
+    size_t size;
+    if (file_read(settings->tls_cert, TLS_FILE_BYTES_MAX, &server->tls_cert, &size, err) ||
+        file_read(settings->tls_key, TLS_FILE_BYTES_MAX, &server->tls_key, &size, err))
+        return err->status;
+    return STATUS_OK;
+}
+
+static void server_free(struct http_server *server)
+{
+    workers_free(server->workers);
+    watcher_free(server->watcher);
+    listen_forget(server->address);
+    free(server->tls_cert);
+    free(server->tls_key);
+    free(server);
+}
+
 struct http_server *http_start(struct process *process, struct error *err)
 {
     static const struct watcher_events watcher_events = {.gone = client_gone, .late = client_late};
@@ -609,33 +728,46 @@ struct http_server *http_start(struct process *process, struct error *err)
     listener = listen_open(settings->listen, server->address, sizeof server->address, err);
     if (listener < 0)
         goto fail;
+    if (read_tls_files(server, err))
+        goto fail;
+    const struct MHD_OptionItem tls[] = {
+        {server->tls_cert ? MHD_OPTION_HTTPS_MEM_CERT : MHD_OPTION_END, 0, server->tls_cert},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, server->tls_key},
+        {MHD_OPTION_END, 0, NULL},
+    };
     unsigned http_threads = settings->http_threads > 1 ? (unsigned)settings->http_threads : 0;
     server->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        handle, server, MHD_OPTION_LISTEN_SOCKET, listener, MHD_OPTION_EXTERNAL_LOGGER,
-        daemon_message, NULL, MHD_OPTION_URI_LOG_CALLBACK, open_exchange, server,
-        MHD_OPTION_NOTIFY_COMPLETED, close_exchange, server, MHD_OPTION_UNESCAPE_CALLBACK,
-        keep_escapes, NULL, MHD_OPTION_CONNECTION_LIMIT, (unsigned)settings->max_connections,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)settings->body_timeout_s + 5,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT,
-        1, MHD_OPTION_THREAD_POOL_SIZE, http_threads, MHD_OPTION_END);
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
+            (server->tls_cert ? MHD_USE_TLS : 0),
+        0, NULL, NULL, handle, server, MHD_OPTION_LISTEN_SOCKET, listener,
+        MHD_OPTION_EXTERNAL_LOGGER, daemon_message, NULL, MHD_OPTION_URI_LOG_CALLBACK,
+        open_exchange, server, MHD_OPTION_NOTIFY_COMPLETED, close_exchange, server,
+        MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)settings->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)settings->body_timeout_s + 5, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_THREAD_POOL_SIZE,
+        http_threads, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
     if (!server->daemon) {
-        error_set(err, STATUS_INTERNAL, "libmicrohttpd cannot serve on %s", server->address);
+        error_set(err, STATUS_INTERNAL, "libmicrohttpd cannot serve on %s%s", server->address,
+                  server->tls_cert ? " with this certificate and key" : "");
         goto fail;
     }
     return server;
 fail:
     if (listener >= 0)
         close(listener);
-    watcher_free(server->watcher);
-    workers_free(server->workers);
-    free(server);
+    server_free(server);
     return NULL;
 }
 
 const char *http_address(const struct http_server *server)
 {
     return server->address;
+}
+
+const char *http_scheme(const struct http_server *server)
+{
+    return !strncmp(server->address, "unix:", 5) ? "" : server->tls_cert ? "https://" : "http://";
 }
 
 bool http_wait_idle(struct http_server *server, unsigned timeout_s)
@@ -664,8 +796,6 @@ bool http_stop(struct http_server *server)
     if (!http_wait_idle(server, STOP_WAIT_S))
         return false;
     MHD_stop_daemon(server->daemon);
-    workers_free(server->workers);
-    watcher_free(server->watcher);
-    free(server);
+    server_free(server);
     return true;
 }

@@ -12,6 +12,8 @@ struct http_server;
 struct http_server *http_start(struct process *process, struct error *err);
 /* "127.0.0.1:8080": where it listens, with the port that was taken. */
 const char *http_address(const struct http_server *server);
+/* What goes before it: "http://", "https://", or "" for a local socket. */
+const char *http_scheme(const struct http_server *server);
 
 /* Waits until no request is under way, at most timeout_s; true when so. */
 bool http_wait_idle(struct http_server *server, unsigned timeout_s);

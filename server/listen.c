@@ -8,6 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { BACKLOG = 1024 };
@@ -26,8 +29,115 @@ static void describe(int fd, char *out, size_t out_size)
     snprintf(out, out_size, address.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
 }
 
+static bool unix_address(const char *address, struct sockaddr_un *out)
+{
+    memset(out, 0, sizeof *out);
+    out->sun_family = AF_UNIX;
+    return !strncmp(address, "unix:", 5) && address[5] &&
+           (size_t)snprintf(out->sun_path, sizeof out->sun_path, "%s", address + 5) <
+               sizeof out->sun_path;
+}
+
+static int connect_unix(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address)) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
+static int listen_unix(const char *address, char *bound, size_t bound_size, struct error *err)
+{
+    struct sockaddr_un local;
+    struct stat info;
+    if (!unix_address(address, &local)) {
+        error_set_param(err, STATUS_BAD_CONFIG, "listen",
+                        "listen: a local socket's path has 1 to %zu bytes",
+                        sizeof local.sun_path - 1);
+        return -1;
+    }
+    int other = connect_unix(&local);
+    if (other >= 0) {
+        close(other);
+        errno = EADDRINUSE;
+    } else {
+        if (!stat(local.sun_path, &info) && S_ISSOCK(info.st_mode))
+            unlink(local.sun_path); /* left behind by a process that is gone */
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (fd >= 0 && !bind(fd, (struct sockaddr *)&local, sizeof local) && !listen(fd, BACKLOG)) {
+            snprintf(bound, bound_size, "%s", address);
+            return fd;
+        }
+        int fault = errno;
+        if (fd >= 0)
+            close(fd);
+        errno = fault;
+    }
+    error_set_param(err, STATUS_BAD_CONFIG, "listen", "cannot listen on %s: %s", address,
+                    strerror(errno));
+    return -1;
+}
+
+void listen_forget(const char *address)
+{
+    struct sockaddr_un local;
+    if (unix_address(address, &local))
+        unlink(local.sun_path);
+}
+
+static void limit_time(int fd, unsigned timeout_s)
+{
+    struct timeval timeout = {.tv_sec = timeout_s};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+}
+
+int listen_connect(const char *listen, unsigned timeout_s)
+{
+    struct sockaddr_un local;
+    if (unix_address(listen, &local)) {
+        int fd = connect_unix(&local);
+        if (fd >= 0)
+            limit_time(fd, timeout_s);
+        return fd;
+    }
+    char host[256];
+    const char *colon = strrchr(listen, ':');
+    if (!colon || (size_t)(colon - listen) >= sizeof host)
+        return -1;
+    snprintf(host, sizeof host, "%.*s", (int)(colon - listen), listen);
+    char *name = host;
+    size_t size = strlen(host);
+    if (size >= 2 && host[0] == '[') {
+        host[size - 1] = '\0';
+        name++;
+    }
+    /* A server that listens everywhere is asked on the loopback. */
+    if (!*name || !strcmp(name, "0.0.0.0") || !strcmp(name, "::"))
+        name = NULL;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
+    if (getaddrinfo(name, colon + 1, &hints, &list))
+        return -1;
+    int fd = -1;
+    for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
+        fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd >= 0)
+            limit_time(fd, timeout_s);
+        if (fd >= 0 && connect(fd, a->ai_addr, a->ai_addrlen)) {
+            close(fd);
+            fd = -1;
+        }
+    }
+    freeaddrinfo(list);
+    return fd;
+}
+
 int listen_open(const char *address, char *bound, size_t bound_size, struct error *err)
 {
+    if (!strncmp(address, "unix:", 5))
+        return listen_unix(address, bound, bound_size, err);
     char host[256];
     const char *colon = strrchr(address, ':');
     size_t host_size = colon ? (size_t)(colon - address) : 0;

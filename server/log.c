@@ -113,22 +113,26 @@ void log_request(const struct log_request *request)
     utf8_clean(id, sizeof id, or_dash(request->id), strlen(or_dash(request->id)));
     if (sink.json) {
         put_json(json_pack(
-            "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:I}", "time",
-            when, "id", id, "key", or_dash(request->key), "method", or_dash(request->method),
-            "path", path, "model", or_dash(request->model), "status", request->status, "code",
-            request->code ? request->code : "", "bytes_in", (json_int_t)request->bytes_in,
-            "bytes_out", (json_int_t)request->bytes_out, "queue_ms", request->queue_ms,
-            "preprocess_ms", request->preprocess_ms, "forward_ms", request->forward_ms, "total_ms",
-            request->total_ms, "batch_size", (json_int_t)request->batch_size));
+            "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:s, s:s}",
+            "time", when, "id", id, "key", or_dash(request->key), "method",
+            or_dash(request->method), "path", path, "model", or_dash(request->model), "status",
+            request->status, "code", request->code ? request->code : "", "bytes_in",
+            (json_int_t)request->bytes_in, "bytes_out", (json_int_t)request->bytes_out, "queue_ms",
+            request->queue_ms, "preprocess_ms", request->preprocess_ms, "forward_ms",
+            request->forward_ms, "total_ms", request->total_ms, "batch_size",
+            (json_int_t)request->batch_size, "client", or_dash(request->client), "trace",
+            request->trace ? request->trace : ""));
         return;
     }
     char line[LINE_MAX_BYTES];
-    int n = snprintf(line, sizeof line,
-                     "%s %d %s %s %.1fms model=%s code=%s queue=%.1f pre=%.1f fwd=%.1f batch=%zu "
-                     "in=%zu out=%zu key=%s id=%s\n",
-                     when, request->status, or_dash(request->method), path, request->total_ms,
-                     or_dash(request->model), or_dash(request->code), request->queue_ms,
-                     request->preprocess_ms, request->forward_ms, request->batch_size,
-                     request->bytes_in, request->bytes_out, or_dash(request->key), id);
+    int n = snprintf(
+        line, sizeof line,
+        "%s %d %s %s %.1fms model=%s code=%s queue=%.1f pre=%.1f fwd=%.1f batch=%zu "
+        "in=%zu out=%zu key=%s client=%s id=%s%s%s\n",
+        when, request->status, or_dash(request->method), path, request->total_ms,
+        or_dash(request->model), or_dash(request->code), request->queue_ms, request->preprocess_ms,
+        request->forward_ms, request->batch_size, request->bytes_in, request->bytes_out,
+        or_dash(request->key), or_dash(request->client), id,
+        request->trace && *request->trace ? " trace=" : "", request->trace ? request->trace : "");
     put_line(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
 }

@@ -1,8 +1,8 @@
 /*
  * log.h: the process's one voice: lines on standard error, as text or JSON.
  *
- * Core and api return errors; only the server's edge writes lines, once. The sink is the only mutable
- * global besides the stop flag; it is set before threads start. A line is one write().
+ * Core and api return errors; only the server's edge writes lines, once. The sink is the only
+ * mutable global besides the stop flag; it is set before threads start. A line is one write().
  */
 #ifndef VLMD_SERVER_LOG_H
 #define VLMD_SERVER_LOG_H
@@ -24,6 +24,8 @@ void log_write(enum log_level level, const char *format, ...) __attribute__((for
 /* One request's line. Pictures and keys never appear. Strings may be NULL. */
 struct log_request {
     const char *id, *key, *method, *path, *model, *code; /* code: the error's, "" when fine */
+    const char *client;                                  /* its address */
+    const char *trace;                                   /* W3C trace id, "" when none was sent */
     int status;
     size_t bytes_in, bytes_out, batch_size;
     double queue_ms, preprocess_ms, forward_ms, total_ms;

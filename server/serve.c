@@ -68,8 +68,8 @@ int command_serve(struct arguments *arguments)
     if (process_load_models(&process, model_loaded, &err)) {
         rc = command_fail(&err);
     } else {
-        fprintf(stdout, "vlmd %s ready on http://%s with %zu model%s in %.2f s\n", VLMD_VERSION,
-                http_address(server), runtime_count(process.runtime),
+        fprintf(stdout, "vlmd %s ready on %s%s with %zu model%s in %.2f s\n", VLMD_VERSION,
+                http_scheme(server), http_address(server), runtime_count(process.runtime),
                 runtime_count(process.runtime) == 1 ? "" : "s",
                 (double)(clock_ns() - process.started_ns) / 1e9);
         fflush(stdout);

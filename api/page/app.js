@@ -283,13 +283,26 @@ function formOf(fields, picture) {
   return form;
 }
 
-/* POSTs the picture with fields; gives the reply and what is shown below each result. */
-async function post(path, fields) {
+/* POSTs the picture with fields; gives the reply and what is shown below each result. With onText the reply is
+ * streamed, and onText gets its text as far as it is there. */
+async function post(path, fields, onText) {
   const picture = await needPicture();
   const model = $('#model').value;
   if (model) fields = [...fields, ['model', model]];
   const began = performance.now();
-  const reply = await (await send(path, {method: 'POST', body: formOf(fields, picture)})).json();
+  const sent = onText ? [...fields, ['stream', 'true']] : fields;
+  const answer = await send(path, {method: 'POST', body: formOf(sent, picture)});
+  let reply, text = '';
+  if ((answer.headers.get('Content-Type') || '').startsWith('text/event-stream')) {
+    for await (const chunk of events(answer)) {
+      if (chunk.error) throw new Error(sentence(chunk.error.message));
+      if ('delta' in chunk) onText(text += chunk.delta);
+      else reply = chunk;
+    }
+    if (!reply) throw new Error('The answer broke off.');
+  } else {
+    reply = await answer.json();
+  }
   return {reply, foot: [timeSplit(reply.timings, reply.model, began), copies({path, fields, file: picture.name})]};
 }
 
@@ -302,7 +315,12 @@ async function caption(event) {
   event.preventDefault();
   const form = event.target;
   await during(form, async (result) => {
-    const {reply, foot} = await post('v1/caption', given(form, 'prompt', 'num_beams', 'max_tokens', 'temperature', 'n'));
+    const growing = make('p', {class: 'answer'});
+    const fields = given(form, 'prompt', 'num_beams', 'max_tokens', 'temperature', 'n');
+    const {reply, foot} = await post('v1/caption', fields, (text) => {
+      growing.textContent = text;
+      if (!growing.isConnected) result.replaceChildren(growing);
+    });
     const texts = (reply.captions || []).length > 1
       ? make('ol', {class: 'texts'}, ...reply.captions.map((row) => make('li', {}, row.caption))) : null;
     result.replaceChildren(make('p', {class: 'answer'}, reply.caption), ...(texts ? [texts] : []), ...foot);
@@ -466,7 +484,7 @@ async function ask(event) {
         const {timings, request} = await chat(model.id, question, said);
         result.replaceChildren(...[timeSplit(timings, model.id, began), copies(request)].filter(Boolean));
       } else {
-        const {reply, foot} = await post('v1/vqa', [['question', question]]);
+        const {reply, foot} = await post('v1/vqa', [['question', question]], (text) => { said.textContent = text; });
         const others = reply.answers.slice(1, 4).map((row) => `${row.answer} (${percent(row.score)})`);
         said.replaceChildren(reply.answer || '(nothing)',
           make('small', {}, `${percent(reply.score)} sure` + (others.length ? `; else ${others.join(', ')}` : '')));
