@@ -108,6 +108,10 @@ static void put_routes(struct buffer *out, const struct metrics *metrics, const 
     ROW(cache_hits, "vlmd_feature_cache_hits_total", "counter", "Features found in the cache.")    \
     ROW(cache_misses, "vlmd_feature_cache_misses_total", "counter", "Features computed.")          \
     ROW(cache_bytes, "vlmd_feature_cache_bytes", "gauge", "Memory of cached features.")            \
+    ROW(unloads, "vlmd_unloads_total", "counter",                                                  \
+        "Times an unused model's memory was given back.")                                          \
+    ROW(kv_kept_bytes, "vlmd_kv_kept_bytes", "gauge",                                              \
+        "Keys and values kept of the latest pictures.")                                            \
     ROW(kv_bytes, "vlmd_kv_cache_bytes", "gauge", "Memory of running generations' caches.")
 
 #define LANE_HISTOGRAMS(ROW)                                                                       \

@@ -9,6 +9,7 @@
  * again once it has it.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -348,6 +349,43 @@ static struct timespec time_after_us(size_t us)
     return time;
 }
 
+/* Gives back what an unused model takes: weights (they come back from their files page by page),
+ * activations, pictures' keys and values. The feature cache stays. */
+static void unload(struct lane *lane)
+{
+    size_t max_bytes = lane->scratch.max_bytes;
+    arena_release(&lane->scratch);
+    arena_init(&lane->scratch, max_bytes);
+    free(lane->floats);
+    lane->floats = NULL;
+    lane->n_floats = 0;
+    kv_store_shrink(&lane->kept, 0);
+    atomic_store(&lane->stats.kv_kept_bytes, 0);
+    if (lane->model->checkpoint && lane->model->checkpoint->tensors)
+        tensor_set_page_out(lane->model->checkpoint->tensors);
+    malloc_trim(0);
+    atomic_fetch_add(&lane->stats.unloads, 1);
+}
+
+/* Sleeps until there is a job (or the end), with the mutex held before and after. */
+static void wait_for_job(struct lane *lane)
+{
+    size_t idle_ms = lane->runtime->options.idle_unload_ms;
+    struct timespec until = time_after_us(idle_ms < SIZE_MAX / 1000 ? idle_ms * 1000 : SIZE_MAX);
+    bool may_unload = idle_ms > 0 && atomic_load(&lane->stats.passes) > 0;
+    while (!lane->inbox_first && !lane->stop) {
+        if (!may_unload) {
+            pthread_cond_wait(&lane->arrived, &lane->mutex);
+        } else if (pthread_cond_timedwait(&lane->arrived, &lane->mutex, &until) == ETIMEDOUT &&
+                   !lane->inbox_first && !lane->stop) {
+            may_unload = false;
+            pthread_mutex_unlock(&lane->mutex);
+            unload(lane);
+            pthread_mutex_lock(&lane->mutex);
+        }
+    }
+}
+
 /* Moves the inbox into the stages; may sleep first while there is nothing at all to do. False:
  * stop. */
 static bool take_inbox(struct lane *lane, bool may_sleep)
@@ -356,8 +394,7 @@ static bool take_inbox(struct lane *lane, bool may_sleep)
     bool idle = may_sleep && !has_works(lane);
     pthread_mutex_lock(&lane->mutex);
     if (idle) {
-        while (!lane->inbox_first && !lane->stop)
-            pthread_cond_wait(&lane->arrived, &lane->mutex);
+        wait_for_job(lane);
         struct timespec until = time_after_us(options->batch_wait_us);
         while (options->batch_wait_us && lane->inbox_works < options->max_batch && !lane->stop)
             if (pthread_cond_timedwait(&lane->arrived, &lane->mutex, &until) == ETIMEDOUT)

@@ -21,11 +21,12 @@ struct runtime;
 struct lane;
 
 struct runtime_options {
-    size_t threads;       /* of the pool; 0 = as many as there are cores */
-    size_t max_batch;     /* works (and pairs, texts) in one pass */
-    size_t batch_wait_us; /* how long an idle lane waits for company; 0 = not at all */
-    size_t max_queue;     /* items waiting per model; a job that would go past it is refused */
-    size_t max_sequences; /* running generations (beams counted) per model */
+    size_t threads;        /* of the pool; 0 = as many as there are cores */
+    size_t max_batch;      /* works (and pairs, texts) in one pass */
+    size_t batch_wait_us;  /* how long an idle lane waits for company; 0 = not at all */
+    size_t idle_unload_ms; /* a model unused for so long gives its memory back; 0 = never */
+    size_t max_queue;      /* items waiting per model; a job that would go past it is refused */
+    size_t max_sequences;  /* running generations (beams counted) per model */
     size_t feature_cache_bytes; /* per model; 0 = no cache */
     size_t kv_cache_bytes; /* bound of all running sequences' caches, per model; what they leave
                               holds the latest pictures' keys and values (see kv_store.h) */
@@ -73,6 +74,7 @@ struct lane_stats {
     atomic_ullong works, failed, cancelled, expired, refused;
     atomic_ullong passes, tokens_prompt, tokens_generated;
     atomic_ullong cache_hits, cache_misses;
+    atomic_ullong unloads;               /* times that the model's memory was given back */
     atomic_size_t cache_bytes, kv_bytes; /* kv: reserved by running sequences */
     atomic_size_t kv_kept_bytes;         /* of pictures, kept for the next prompt */
     struct histogram batch_size, queue_seconds, forward_seconds, first_token_seconds,

@@ -450,6 +450,12 @@ struct tensor_set *tensor_set_open(const char *directory, const char *file_name,
     return set;
 }
 
+void tensor_set_page_out(const struct tensor_set *set)
+{
+    for (size_t i = 0; i < set->n_maps; i++)
+        madvise(set->maps[i].base, set->maps[i].size, MADV_DONTNEED);
+}
+
 void tensor_set_close(struct tensor_set *set)
 {
     if (!set)

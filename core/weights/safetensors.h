@@ -33,6 +33,10 @@ struct tensor_set;
 struct tensor_set *tensor_set_open(const char *directory, const char *file_name, struct error *err);
 void tensor_set_close(struct tensor_set *set);
 
+/* Gives the memory that the maps take back to the system; what is read again comes back from the
+ * files by itself. Any thread, also while others read. */
+void tensor_set_page_out(const struct tensor_set *set);
+
 /* NULL when there is no such tensor. The view lives as long as the set. */
 const struct tensor_view *tensor_set_find(const struct tensor_set *set, const char *name);
 

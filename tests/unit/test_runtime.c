@@ -594,6 +594,34 @@ START_TEST(lane_is_alive_until_a_pass_hangs)
 }
 END_TEST
 
+START_TEST(runtime_unloads_an_unused_model_and_brings_it_back)
+{
+    struct fake fake = {0};
+    struct runtime_options options = roomy;
+    options.idle_unload_ms = 20;
+    struct runtime *runtime = fake_runtime(options);
+    struct lane *lane = fake_lane(runtime, "fake", &fake);
+    struct waiter waiter;
+    waiter_init(&waiter);
+    struct job *jobs[2];
+    for (int i = 0; i < 2; i++) {
+        ck_assert_uint_eq(lane_stats(lane)->unloads, i);
+        jobs[i] = fake_caption(&waiter, lane_model(lane), 5, 3, 6);
+        submit(lane, jobs[i]);
+        waiter_wait(&waiter, i + 1);
+        for (int k = 0; k < 5000 && (int)atomic_load(&lane_stats(lane)->unloads) <= i; k++)
+            nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    ck_assert_uint_eq(lane_stats(lane)->unloads, 2); /* once each time, not again and again */
+    const struct generated *a = jobs[0]->works[0].generated, *b = jobs[1]->works[0].generated;
+    ck_assert_uint_eq(a->n, b->n);
+    ck_assert_mem_eq(a->ids, b->ids, a->n * sizeof *a->ids);
+    job_free(jobs[0]);
+    job_free(jobs[1]);
+    runtime_free(runtime);
+}
+END_TEST
+
 /* ---- many threads -------------------------------------------------------------------------------
  */
 
@@ -702,6 +730,7 @@ int main(void)
     tcase_add_test(tcase, runtime_refuses_at_once_when_the_queue_is_full);
     tcase_add_test(tcase, runtime_drains_what_it_has_and_takes_no_more);
     tcase_add_test(tcase, runtime_ends_what_is_left_when_freed);
+    tcase_add_test(tcase, runtime_unloads_an_unused_model_and_brings_it_back);
     tcase_add_test(tcase, lane_is_alive_until_a_pass_hangs);
     tcase_add_test(tcase, runtime_keeps_many_clients_apart);
     suite_add_tcase(suite, tcase);
