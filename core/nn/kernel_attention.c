@@ -83,8 +83,10 @@ void KERNEL(attention_block)(const struct attention_shape *shape, const struct a
         sum[i] = 0;
     }
     memset(out, 0, dim * width * sizeof *out);
-    lanes_pack(vecs, item->q + q0 * item->q_stride + head * dim, item->q_stride, n_q, dim,
-               shape->scale, packed);
+    const float *queries[LANES_MAX];
+    for (size_t i = 0; i < width; i++)
+        queries[i] = i < n_q ? item->q + (q0 + i) * item->q_stride + head * dim : NULL;
+    lanes_pack(vecs, queries, dim, shape->scale, packed);
 
     size_t n_kv = keys_seen(shape, item, q0 + n_q);
     for (size_t k0 = 0; k0 < n_kv; k0 += KEYS_STEP) {

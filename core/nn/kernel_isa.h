@@ -11,7 +11,7 @@
 #define KERNEL_EXPAND(name, isa) KERNEL_PASTE(name, isa)
 #define KERNEL(name)             KERNEL_EXPAND(name, KERNEL_ISA)
 
-void KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+bool KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                           size_t n_out);
 void KERNEL(attention_block)(const struct attention_shape *shape, const struct attention_item *item,
                              size_t head, size_t q0, size_t n_q);

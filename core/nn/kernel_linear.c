@@ -54,15 +54,15 @@ static void few_rows(const struct linear_job *job, size_t row, size_t n_rows, si
     }
 }
 
-/* One group of packed rows against LANES_STEP outputs. */
+/* One group of packed rows, the first n_rows of them real, against LANES_STEP outputs. */
 static void group_rows(const struct linear_job *job, const float *packed, size_t vecs, size_t row,
-                       size_t out, size_t n)
+                       size_t n_rows, size_t out, size_t n)
 {
     size_t n_in = job->linear->n_in;
     _Alignas(64) float columns[LANES_STEP * LANES_MAX];
     _Alignas(64) float values[LANES_MAX * LANES_STEP];
     /* Where the results go, to have the lines at hand when they come. */
-    for (size_t r = 0; r < vecs * LANES; r++)
+    for (size_t r = 0; r < n_rows; r++)
         for (size_t c = 0; c < n; c += 16)
             __builtin_prefetch(job->y + (row + r) * job->linear->n_out + out + c, 1);
     lanes_product(vecs, job->linear->weight + out * n_in, n_in, 1, n, packed, n_in, columns, false);
@@ -78,12 +78,45 @@ static void group_rows(const struct linear_job *job, const float *packed, size_t
                 vec_store(values + (v * LANES + i) * LANES_STEP + c, block[i]);
         }
     }
-    finish(job, values, row, vecs * LANES, out, n);
+    finish(job, values, row, n_rows, out, n);
 }
 
-/* Packs full vectors of rows, group after group; rows of a block stay packed in the thread's
- * scratch while its tasks of the same job go over the outputs. */
-static const float *pack_rows(const struct linear_job *job, size_t row, size_t vecs)
+/* The rows of a convolution: row r is output pixel r of all pictures one after another, and holds
+ * the pixels under the kernel, 0 outside the picture. They exist in packed form only. */
+static void pack_conv(const struct conv_rows *conv, const float *x, size_t row, size_t n_rows,
+                      size_t vecs, float *packed)
+{
+    const float *rows[LANES_MAX], *pictures[LANES_MAX];
+    size_t tops[LANES_MAX], lefts[LANES_MAX]; /* in the padded picture */
+    size_t pixels = conv->out_height * conv->out_width;
+    for (size_t i = 0; i < n_rows; i++) {
+        size_t pixel = (row + i) % pixels;
+        pictures[i] = x + (row + i) / pixels * conv->height * conv->width * conv->channels;
+        tops[i] = pixel / conv->out_width * conv->stride;
+        lefts[i] = pixel % conv->out_width * conv->stride;
+    }
+    for (size_t ky = 0; ky < conv->kernel_height; ky++) {
+        for (size_t kx = 0; kx < conv->kernel_width; kx++) {
+            for (size_t i = 0; i < vecs * LANES; i++) {
+                rows[i] = NULL;
+                if (i >= n_rows)
+                    continue;
+                size_t py = tops[i] + ky, px = lefts[i] + kx;
+                if (py >= conv->padding && py - conv->padding < conv->height &&
+                    px >= conv->padding && px - conv->padding < conv->width)
+                    rows[i] =
+                        pictures[i] +
+                        ((py - conv->padding) * conv->width + px - conv->padding) * conv->channels;
+            }
+            lanes_pack(vecs, rows, conv->channels, 1, packed);
+            packed += conv->channels * vecs * LANES;
+        }
+    }
+}
+
+/* Packs n_rows rows, group after group; rows of a block stay packed in the thread's scratch while
+ * its tasks of the same job go over the outputs. */
+static const float *pack_rows(const struct linear_job *job, size_t row, size_t n_rows, size_t vecs)
 {
     struct scratch *scratch = scratch_of_thread();
     size_t n_in = job->linear->n_in;
@@ -95,28 +128,43 @@ static const float *pack_rows(const struct linear_job *job, size_t row, size_t v
     scratch->row = row;
     float *to = scratch->floats;
     for (size_t v = 0; v < vecs;) {
-        size_t group = group_vecs(vecs - v);
-        lanes_pack(group, job->x + (row + v * LANES) * n_in, n_in, group * LANES, n_in, 1, to);
+        size_t group = group_vecs(vecs - v), from = row + v * LANES;
+        if (job->conv) {
+            pack_conv(job->conv, job->x, from, min_size(group * LANES, n_rows - v * LANES), group,
+                      to);
+        } else {
+            const float *rows[LANES_MAX];
+            for (size_t i = 0; i < group * LANES; i++)
+                rows[i] = job->x + (from + i) * n_in;
+            lanes_pack(group, rows, n_in, 1, to);
+        }
         to += group * LANES * n_in;
         v += group;
     }
     return scratch->floats;
 }
 
-void KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+bool KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                           size_t n_out)
 {
-    size_t n_in = job->linear->n_in, vecs = n_rows / LANES;
-    const float *packed = vecs ? pack_rows(job, row, vecs) : NULL;
-    if (!packed)
+    /* Rows that fill no vector: a convolution's exist only packed, others are few_rows()'s. */
+    size_t n_in = job->linear->n_in, vecs = (n_rows + (job->conv ? LANES - 1 : 0)) / LANES;
+    const float *packed = vecs ? pack_rows(job, row, n_rows, vecs) : NULL;
+    if (!packed) {
+        if (job->conv)
+            return false;
         vecs = 0;
+    }
     for (size_t end = out + n_out; out < end; out += LANES_STEP) {
         size_t n = min_size(LANES_STEP, end - out);
         for (size_t v = 0; v < vecs;) {
             size_t group = group_vecs(vecs - v);
-            group_rows(job, packed + v * LANES * n_in, group, row + v * LANES, out, n);
+            group_rows(job, packed + v * LANES * n_in, group, row + v * LANES,
+                       min_size(group * LANES, n_rows - v * LANES), out, n);
             v += group;
         }
-        few_rows(job, row + vecs * LANES, n_rows - vecs * LANES, out, n);
+        if (n_rows > vecs * LANES)
+            few_rows(job, row + vecs * LANES, n_rows - vecs * LANES, out, n);
     }
+    return true;
 }

@@ -116,22 +116,21 @@ static void lanes_product(size_t vecs, const float *w, size_t w_row, size_t w_st
                                  out + n * width, accumulate);
 }
 
-/* packed[k][lane] = factor · x[lane][k] for n_rows <= vecs · LANES rows that lie x_row apart; lanes
- * past n_rows are 0. */
-static void lanes_pack(size_t vecs, const float *x, size_t x_row, size_t n_rows, size_t n_k,
-                       float factor, float *packed)
+/* packed[k][lane] = factor · rows[lane][k] for vecs · LANES pointers to rows; where one is NULL,
+ * the lane is 0. */
+static void lanes_pack(size_t vecs, const float *const *rows, size_t n_k, float factor,
+                       float *packed)
 {
     for (size_t v = 0; v < vecs; v++) {
-        size_t rows = n_rows > v * LANES ? min_size(LANES, n_rows - v * LANES) : 0;
-        const float *from = x + v * LANES * x_row;
+        const float *const *from = rows + v * LANES;
         float *to = packed + v * LANES;
         for (size_t k = 0; k < n_k; k += LANES) {
             vec block[LANES];
             size_t n = min_size(LANES, n_k - k);
             for (size_t i = 0; i < LANES; i++)
-                block[i] = i >= rows    ? (vec){0}
-                           : n == LANES ? vec_load(from + i * x_row + k)
-                                        : vec_load_part(from + i * x_row + k, n);
+                block[i] = !from[i]     ? (vec){0}
+                           : n == LANES ? vec_load(from[i] + k)
+                                        : vec_load_part(from[i] + k, n);
             vec_transpose(block);
             for (size_t i = 0; i < n; i++)
                 vec_store(to + (k + i) * vecs * LANES, block[i] * factor);

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define KERNELS(isa, n_lanes, n_vecs)                                                              \
-    void linear_block_##isa(const struct linear_job *, size_t, size_t, size_t, size_t);            \
+    bool linear_block_##isa(const struct linear_job *, size_t, size_t, size_t, size_t);            \
     void attention_block_##isa(const struct attention_shape *, const struct attention_item *,      \
                                size_t, size_t, size_t);                                            \
     void attention_few_##isa(const struct attention_shape *, const struct attention_item *,        \

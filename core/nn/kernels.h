@@ -8,20 +8,30 @@
 #ifndef VLMD_CORE_NN_KERNELS_H
 #define VLMD_CORE_NN_KERNELS_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "core/nn/nn_internal.h"
 
-/* One nn_linear() under way. */
+/* Where the rows of a convolution come from: pictures [height, width, channels]. */
+struct conv_rows {
+    size_t height, width, channels;
+    size_t kernel_height, kernel_width, stride, padding;
+    size_t out_height, out_width;
+};
+
+/* One nn_linear() or nn_conv2d() under way. */
 struct linear_job {
     const struct linear *linear;
+    const struct conv_rows *conv; /* NULL: x is the rows */
     const float *x;
     size_t n_rows;
     enum activation activation;
     const float *residual;
     float *y;
-    uint64_t id;       /* of this call: names what lies packed in a thread's scratch */
-    size_t block_rows; /* a task's rows and outputs */
+    atomic_bool failed; /* some block had no memory */
+    uint64_t id;        /* of this call: names what lies packed in a thread's scratch */
+    size_t block_rows;  /* a task's rows and outputs */
     size_t block_out;
     size_t n_blocks_out;
 };
@@ -31,8 +41,9 @@ struct kernels {
     size_t lanes;
     size_t group_rows; /* rows, or queries, that one group of tiles takes */
 
-    /* Rows [row, row + n_rows) × outputs [out, out + n_out) of a job. */
-    void (*linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+    /* Rows [row, row + n_rows) × outputs [out, out + n_out) of a job. False when there is no memory
+     * for scratch, which only convolutions can't do without. */
+    bool (*linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                          size_t n_out);
 
     /* Queries [q0, q0 + n_q), n_q <= group_rows, of one item and head. */
@@ -50,6 +61,9 @@ struct kernels {
 };
 
 const struct kernels *kernels(void);
+
+/* Cuts a job (linear to y filled in) into blocks and runs them; false when one had no memory. */
+bool linear_run(struct pool *pool, struct linear_job *job);
 
 /* Scratch of the calling thread, for one kernel call: SCRATCH_FLOATS floats, 64-byte aligned, NULL
  * when there is no memory for it. `*key` is the id that the last user left there. */

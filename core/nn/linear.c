@@ -111,25 +111,40 @@ static size_t block_rows_max(size_t n_in)
 
 static void linear_task(void *context, size_t i)
 {
-    const struct linear_job *job = context;
+    struct linear_job *job = context;
     size_t row = i / job->n_blocks_out * job->block_rows;
     size_t out = i % job->n_blocks_out * job->block_out;
     size_t n_rows = min_size(job->block_rows, job->n_rows - row);
     size_t n_out = min_size(job->block_out, job->linear->n_out - out);
-    if (engine_uses_blas())
+    if (engine_uses_blas() && !job->conv)
         blas_block(job, row, n_rows, out, n_out);
-    else
-        kernels()->linear_block(job, row, n_rows, out, n_out);
+    else if (!kernels()->linear_block(job, row, n_rows, out, n_out))
+        atomic_store_explicit(&job->failed, true, memory_order_relaxed);
+}
+
+bool linear_run(struct pool *pool, struct linear_job *job)
+{
+    static _Atomic uint64_t last_id;
+    size_t n_rows = job->n_rows, n_out = job->linear->n_out;
+    if (n_rows == 0 || n_out == 0)
+        return true;
+    if (engine_uses_blas())
+        pthread_once(&blas_once, blas_start);
+    job->id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
+    job->block_out = BLOCK_OUT;
+    job->n_blocks_out = (n_out + BLOCK_OUT - 1) / BLOCK_OUT;
+    /* Blocks of nearly equal numbers of rows, whole vectors each but the last. */
+    size_t lanes = kernels()->lanes, rows_max = block_rows_max(job->linear->n_in);
+    size_t n_blocks = (n_rows + rows_max - 1) / rows_max;
+    job->block_rows = ((n_rows + n_blocks - 1) / n_blocks + lanes - 1) / lanes * lanes;
+    n_blocks = (n_rows + job->block_rows - 1) / job->block_rows;
+    pool_run(pool, n_blocks * job->n_blocks_out, linear_task, job);
+    return !atomic_load_explicit(&job->failed, memory_order_relaxed);
 }
 
 void nn_linear(const struct compute *compute, const struct linear *linear, const float *x,
                size_t n_rows, enum activation activation, const float *residual, float *y)
 {
-    static _Atomic uint64_t last_id;
-    if (n_rows == 0 || linear->n_out == 0)
-        return;
-    if (engine_uses_blas())
-        pthread_once(&blas_once, blas_start);
     struct linear_job job = {
         .linear = linear,
         .x = x,
@@ -137,14 +152,6 @@ void nn_linear(const struct compute *compute, const struct linear *linear, const
         .activation = activation,
         .residual = residual,
         .y = y,
-        .id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1,
-        .block_out = BLOCK_OUT,
-        .n_blocks_out = (linear->n_out + BLOCK_OUT - 1) / BLOCK_OUT,
     };
-    /* Blocks of nearly equal numbers of rows, whole vectors each but the last. */
-    size_t lanes = kernels()->lanes, rows_max = block_rows_max(linear->n_in);
-    size_t n_blocks = (n_rows + rows_max - 1) / rows_max;
-    job.block_rows = ((n_rows + n_blocks - 1) / n_blocks + lanes - 1) / lanes * lanes;
-    n_blocks = (n_rows + job.block_rows - 1) / job.block_rows;
-    pool_run(compute->pool, n_blocks * job.n_blocks_out, linear_task, &job);
+    linear_run(compute->pool, &job);
 }
