@@ -1,10 +1,10 @@
 /*
  * serve.c: `vlmd serve`: opens the process, puts the sockets in front, waits for a signal, drains.
  *
- * Signals are blocked in every thread and taken here by sigtimedwait(): SIGTERM and SIGINT drain
- * and exit 0.
+ * SIGTERM and SIGINT, whichever thread they find, drain and exit 0.
  */
 #include <errno.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,25 +33,35 @@ static void raise_descriptor_limit(void)
     }
 }
 
-static int wait_for_signal(const sigset_t *signals)
+/* The stop flag: posted by the first signal. A handler and not sigwait(), because libraries
+ * (OpenBLAS) start threads before main() can block anything, and a signal that finds one of those
+ * while this thread does not wait yet would end the process by its default action. */
+static sem_t stop;
+static volatile sig_atomic_t stop_signal;
+
+static void note_signal(int number)
 {
-    int signal;
-    do
-        signal = sigwaitinfo(signals, NULL);
-    while (signal < 0 && errno == EINTR);
-    return signal;
+    int fault = errno;
+    stop_signal = number;
+    sem_post(&stop);
+    errno = fault;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = note_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sem_init(&stop, 0, 0);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
 }
 
 int command_serve(struct arguments *arguments)
 {
     struct error err;
     struct process process;
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    catch_signals();
     raise_descriptor_limit();
 
     if (log_open(arguments->settings.log_level, arguments->settings.log_format, &err) ||
@@ -73,8 +83,9 @@ int command_serve(struct arguments *arguments)
                 runtime_count(process.runtime) == 1 ? "" : "s",
                 (double)(clock_ns() - process.started_ns) / 1e9);
         fflush(stdout);
-        int signal = wait_for_signal(&signals);
-        log_write(LOG_INFO, "%s: finishing what is under way", strsignal(signal));
+        while (sem_wait(&stop) && errno == EINTR)
+            ;
+        log_write(LOG_INFO, "%s: finishing what is under way", strsignal(stop_signal));
     }
     atomic_store(&process.draining, true);
     if (!http_wait_idle(server, rc ? 0 : (unsigned)process.settings.drain_s) && !rc)
