@@ -55,25 +55,36 @@ static void blas_start(void)
     openblas_set_num_threads(1);
 }
 
-/* The plain way, with no tricks of ours: also the oracle that tests compare the kernels with. */
+enum { BLAS_ROWS = 256, BLAS_OUT = 1024, BLAS_STACK_ROWS = 16, BLAS_STACK_OUT = 256 };
+
+/* The plain way, with no tricks of ours: also the oracle that tests compare the kernels with. The
+ * product goes to a buffer first, as the residual may be where the result belongs. */
 static void blas_block(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                        size_t n_out)
 {
-    enum { ROWS = 64, OUT = 256 };
     const struct linear *linear = job->linear;
-    size_t n_in = linear->n_in;
-    float block[ROWS * OUT];
-    for (size_t end = row + n_rows; row < end; row += ROWS) {
-        for (size_t o = out; o < out + n_out; o += OUT) {
-            size_t rows = min_size(ROWS, end - row), outs = min_size(OUT, out + n_out - o);
+    size_t n_in = linear->n_in, n_rows_max = BLAS_ROWS, n_out_max = BLAS_OUT;
+    float small[BLAS_STACK_ROWS * BLAS_STACK_OUT], *block = small;
+    struct scratch *scratch = scratch_of_thread();
+    if (scratch) {
+        scratch->job_id = 0;
+        block = scratch->floats;
+    } else {
+        n_rows_max = BLAS_STACK_ROWS;
+        n_out_max = BLAS_STACK_OUT;
+    }
+    for (size_t end = row + n_rows; row < end; row += n_rows_max) {
+        for (size_t o = out; o < out + n_out; o += n_out_max) {
+            size_t rows = min_size(n_rows_max, end - row),
+                   outs = min_size(n_out_max, out + n_out - o);
             if (n_in)
                 cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)outs,
                             (int)n_in, 1, job->x + row * n_in, (int)n_in, linear->weight + o * n_in,
-                            (int)n_in, 0, block, OUT);
+                            (int)n_in, 0, block, (int)outs);
             else
-                memset(block, 0, sizeof block);
+                memset(block, 0, rows * outs * sizeof *block);
             for (size_t r = 0; r < rows; r++) {
-                float *from = block + r * OUT;
+                float *from = block + r * outs;
                 size_t at = (row + r) * linear->n_out + o;
                 for (size_t i = 0; linear->bias && i < outs; i++)
                     from[i] += linear->bias[o + i];
@@ -128,13 +139,18 @@ bool linear_run(struct pool *pool, struct linear_job *job)
     size_t n_rows = job->n_rows, n_out = job->linear->n_out;
     if (n_rows == 0 || n_out == 0)
         return true;
-    if (engine_uses_blas())
-        pthread_once(&blas_once, blas_start);
     job->id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
     job->block_out = BLOCK_OUT;
-    job->n_blocks_out = (n_out + BLOCK_OUT - 1) / BLOCK_OUT;
-    /* Blocks of nearly equal numbers of rows, whole vectors each but the last. */
     size_t lanes = kernels()->lanes, rows_max = block_rows_max(job->linear->n_in);
+    if (engine_uses_blas() && !job->conv) {
+        /* It packs the weights of every call: few large blocks. */
+        pthread_once(&blas_once, blas_start);
+        size_t each = (n_out / pool_threads(pool) / BLOCK_OUT + 1) * BLOCK_OUT;
+        job->block_out = min_size(each, BLAS_OUT);
+        rows_max = BLAS_ROWS;
+    }
+    job->n_blocks_out = (n_out + job->block_out - 1) / job->block_out;
+    /* Blocks of nearly equal numbers of rows, whole vectors each but the last. */
     size_t n_blocks = (n_rows + rows_max - 1) / rows_max;
     job->block_rows = ((n_rows + n_blocks - 1) / n_blocks + lanes - 1) / lanes * lanes;
     n_blocks = (n_rows + job->block_rows - 1) / job->block_rows;
