@@ -27,6 +27,7 @@
     SETTING(text,   embedded_dir,       "",     "where the embedded models are; empty = where they were installed") \
     SETTING(list,   default_model,      "",     "TASK=NAME: which model answers a task when a request names none; may be repeated") \
     SETTING(text,   store,              "",     "where collections are kept: sqlite:PATH or memory:; empty = sqlite:<data home>/vlmd/collections.db") \
+    SETTING(text,   hub_url,            "https://huggingface.co", "where `vlmd pull` finds checkpoints") \
     SETTING(number, threads,            "0",    "threads of forward passes; 0 = the cores (and cgroup quota) there are") \
     SETTING(number, workers,            "0",    "threads that decode pictures, tokenise and render replies; 0 = as many as the cores, at least 2") \
     SETTING(number, http_threads,       "1",    "threads that read and write sockets") \
