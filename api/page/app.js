@@ -356,17 +356,23 @@ async function detect(event) {
     const svg = $('#boxes');
     svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     svg.setAttribute('preserveAspectRatio', 'none');
-    const size = Math.max(width, height) / 28;
+    const size = 13 * width / ($('#shown').clientWidth || width); /* 13 pixels, as shown */
     const draw = (tag, attributes, text = '') => {
       const shape = document.createElementNS('http://www.w3.org/2000/svg', tag);
       for (const [name, value] of Object.entries(attributes)) shape.setAttribute(name, value);
       shape.textContent = text;
       svg.append(shape);
+      return shape;
     };
     for (const {label, score, box} of [...found].reverse()) {
-      draw('rect', {x: box.xmin, y: box.ymin, width: box.xmax - box.xmin, height: box.ymax - box.ymin, stroke: colour(label)});
-      draw('text', {x: box.xmin + size / 4, y: Math.max(size, box.ymin + size), 'font-size': size, 'stroke-width': size / 6},
-        `${label} ${percent(score)}`);
+      draw('rect', {class: 'box', x: box.xmin, y: box.ymin, width: box.xmax - box.xmin, height: box.ymax - box.ymin, stroke: colour(label)});
+      const back = draw('rect', {fill: colour(label)});
+      const text = draw('text', {'font-size': size}, `${label} ${percent(score)}`);
+      const wide = text.getComputedTextLength() + size * 0.6, high = size * 1.4;
+      const x = Math.max(0, Math.min(box.xmin, width - wide)), y = box.ymin >= high ? box.ymin - high : box.ymin;
+      for (const [name, value] of Object.entries({x, y, width: wide, height: high})) back.setAttribute(name, value);
+      text.setAttribute('x', x + size * 0.3);
+      text.setAttribute('y', y + size * 1.05);
     }
     const rows = found.map(({label, score}) => ({name: label, score, colour: colour(label)}));
     const none = make('p', {class: 'answer'}, 'Nothing reaches that score.');

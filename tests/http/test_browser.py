@@ -150,9 +150,55 @@ class Page(unittest.TestCase):
         b.run("document.querySelector('input[name=theme][value=dark]').click()")
         self.submit("classify")
         self.assertLessEqual(b.run("document.documentElement.scrollWidth"), 360)
+        self.assertEqual(b.run("new Set([...document.querySelectorAll('#tabs button')].map((each) => each.offsetTop)).size"), 1)
         self.assertEqual(b.run("getComputedStyle(document.documentElement).colorScheme"), "dark")
         self.shot("phone")
         b.run("document.querySelector('input[name=theme][value=\"\"]').click()")
+
+    def test_boxes_and_masks_are_drawn(self):
+        """Of replies made up here, so that this needs no such models."""
+        b = self.browser
+        stub = b.call("Page.addScriptToEvaluateOnNewDocument", source="""
+            const canvas = document.createElement('canvas');
+            canvas.width = canvas.height = 256;
+            const context = canvas.getContext('2d');
+            context.fillStyle = '#000';
+            context.fillRect(0, 0, 256, 256);
+            context.fillStyle = '#fff';
+            context.fillRect(160, 120, 70, 110);
+            const timings = {queue_ms: 1, preprocess_ms: 2, forward_ms: 3, total_ms: 7, batch_size: 4};
+            const made = {
+              'info': {version: '0', defaults: {}, models: [{id: 'owl', tasks: ['detect', 'segment'], architecture: 'X', parameters: 1, dtype: 'F32'}]},
+              'v1/detect': {model: 'owl', timings, detections: [
+                {label: 'a banana', score: 0.93, box: {xmin: 158, ymin: 120, xmax: 232, ymax: 230}},
+                {label: 'a strawberry', score: 0.41, box: {xmin: 20, ymin: 22, xmax: 84, ymax: 92}}]},
+              'v1/segment': {model: 'owl', timings, masks: [
+                {prompt: 'a banana', width: 256, height: 256, mask: canvas.toDataURL(), area: 7700, box: null}]},
+            };
+            const real = window.fetch;
+            window.fetch = (path, options) => made[path]
+              ? Promise.resolve(new Response(JSON.stringify(made[path]), {headers: {'Content-Type': 'application/json'}}))
+              : real(path, options);""")
+        try:
+            self.open("detect")
+            self.assertEqual(b.run("[...document.querySelectorAll('#tabs button')].map((b) => b.textContent)"), ["Detect", "Segment"])
+            self.submit("detect")
+            self.assertEqual(b.run("document.querySelectorAll('#boxes .box').length"), 2)
+            self.assertEqual(b.run("document.querySelector('#boxes').getAttribute('viewBox')"), "0 0 256 256")
+            stage, box = (b.run(f"(() => {{ const r = document.querySelector('{s}').getBoundingClientRect(); return [r.x, r.width]; }})()")
+                          for s in ("#shown", "#boxes .box:nth-last-of-type(2)"))
+            self.assertAlmostEqual((box[0] - stage[0]) / stage[1], 158 / 256, delta=0.02)  # the best one is drawn last
+            self.shot("detect")
+            b.run("document.querySelector('#tab-segment').click()")
+            self.assertEqual(b.run("document.querySelector('#boxes').childElementCount"), 0)
+            self.submit("segment")
+            alpha = "document.querySelector('#masks').getContext('2d').getImageData(%d, %d, 1, 1).data[3]"
+            self.assertGreater(b.run(alpha % (200, 150)), 100)
+            self.assertEqual(b.run(alpha % (20, 20)), 0)
+            self.assertIn("12 %", b.run("document.querySelector('#panel-segment .bars').innerText"))
+            self.shot("segment")
+        finally:
+            b.call("Page.removeScriptToEvaluateOnNewDocument", identifier=stub["identifier"])
 
     def test_docs_show_every_operation(self):
         b = self.browser
