@@ -34,6 +34,7 @@ def save(model, folder):
     os.makedirs(folder, exist_ok=True)
     model = model.to(torch.bfloat16).eval()
     model.save_pretrained(folder)
+    os.chmod(os.path.join(folder, "model.safetensors"), 0o644)
     print(folder, f"{os.path.getsize(os.path.join(folder, 'model.safetensors')) / 1e6:.1f} MB")
 
 

@@ -274,14 +274,16 @@ def q_compare(scene, rng):
     first = pick(rng, kinds)
     others = [k for k in kinds if k != first]
     second = pick(rng, others) if others and rng.random() < .8 else absent_class(scene, rng)
-    if rng.random() < .5:
-        first, second = second, first
-    n = [sum(t.cls == k for t in scene.things) for k in (first, second)]
     word = pick(rng, ["more", "more", "fewer"])
-    right = n[0] > n[1] if word == "more" else n[0] < n[1]
-    if n[0] == n[1] and rng.random() < .5:
-        return f"are there as many {things.plural(WORDS[first])} as {things.plural(WORDS[second])}?", "yes"
-    return f"are there {word} {things.plural(WORDS[first])} than {things.plural(WORDS[second])}?", "yes" if right else "no"
+    yes = rng.random() < .5
+    n = [sum(t.cls == k for t in scene.things) for k in (first, second)]
+    if n[0] == n[1]:
+        if rng.random() < .5:
+            return f"are there as many {things.plural(WORDS[first])} as {things.plural(WORDS[second])}?", "yes"
+        return f"are there {word} {things.plural(WORDS[first])} than {things.plural(WORDS[second])}?", "no"
+    if (n[0] > n[1]) != (yes == (word == "more")):
+        first, second = second, first
+    return f"are there {word} {things.plural(WORDS[first])} than {things.plural(WORDS[second])}?", "yes" if yes else "no"
 
 
 QUESTIONS = {"what": q_what, "beside": q_beside, "count": q_count, "colour": q_colour, "where": q_where,

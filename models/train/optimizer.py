@@ -15,9 +15,9 @@ class Optimizer:
                       torch.optim.AdamW(outer, lr=lr, betas=(.9, .98), weight_decay=.01, fused=True)]
 
     def set_rate(self, share):
-        for part in self.parts:
+        for part, factor in zip(self.parts, (3., 1.)):
             for group in part.param_groups:
-                group["lr"] = self.lr * share
+                group["lr"] = self.lr * share * factor
 
     def zero_grad(self):
         for part in self.parts:

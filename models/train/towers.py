@@ -87,14 +87,37 @@ class Tower(nn.Module):
     def __init__(self):
         super().__init__()
         self.vision = modeling_blip.BlipVisionModel(vision_config())
-        nn.init.normal_(self.vision.embeddings.class_embedding, std=.02)
-        nn.init.normal_(self.vision.embeddings.position_embedding, std=.02)
-        fan = 3 * PATCH * PATCH
-        nn.init.normal_(self.vision.embeddings.patch_embedding.weight, std=1 / math.sqrt(fan))
         self.patch_head = nn.Linear(WIDTH, N_CLASSES + 1)
         self.colour_head = nn.Linear(WIDTH, len(COLOURS))
         self.shown_head = nn.Linear(WIDTH, N_CLASSES)
         self.background_head = nn.Linear(WIDTH, len(COLOURS))
+
+    def start(self, pixels, patches):
+        """First values: the patch embedding whitens (the first WIDTH principal directions of the patches in
+        `pixels` that show things, each at unit variance), positions are waves in x and y. Both save most of
+        the time that a plain start spends before it names anything.
+        """
+        e = self.vision.embeddings
+        cut = F.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2)[patches != N_CLASSES]
+        mean = cut.mean(0)
+        values, directions = torch.linalg.eigh((cut - mean).T @ (cut - mean) / len(cut))
+        weight = (directions / (values.clamp(min=0) + 2e-3 * values[-1]).sqrt())[:, -WIDTH:].T
+        turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0]         # spread over all coordinates and heads
+        weight = turn @ weight
+        grid = SIZE // PATCH
+        steps = torch.arange(grid) / grid * math.pi
+        waves = torch.cat([f(k * steps)[:, None] for k in range(1, WIDTH // 8 + 1) for f in (torch.sin, torch.cos)], 1)
+        waves = waves[:, :WIDTH // 4]
+        half = F.pad(waves, (0, WIDTH // 2 - waves.shape[1]))
+        rows, columns = half[:, None].expand(grid, grid, -1), half[None].expand(grid, grid, -1)
+        place = torch.cat([columns, rows], 2).reshape(grid * grid, WIDTH)
+        place = place @ torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0]
+        with torch.no_grad():
+            e.patch_embedding.weight.copy_(weight.reshape(WIDTH, 3, PATCH, PATCH))
+            e.patch_embedding.bias.copy_(-weight @ mean)
+            e.position_embedding.zero_()
+            e.position_embedding[0, 1:] = place * .5 / place.std()
+            e.class_embedding.normal_(std=.3)
 
     def look(self, pixels, patches, keep):
         """The tower on `keep` of the 64 patches: those of things first, then some of the background.

@@ -124,7 +124,7 @@ def train(rank, count, args):
         model.tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
     vocab = wordpiece()
     encode = Encoder(bert_tokenizer(), vocab["[CLS]"], vocab["[SEP]"])
-    pool = Pool(Composer(args.sprites), 15_000, seed=[2000 + done, rank])
+    pool = Pool(Composer(args.sprites), args.pool, seed=[2000 + done, rank])
     rng = np.random.default_rng([3000 + done, rank])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
@@ -159,6 +159,7 @@ if __name__ == "__main__":
     parser.add_argument("--statements", type=int, default=2)
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--reuse", type=int, default=4)
+    parser.add_argument("--pool", type=int, default=15_000, help="scenes kept for use again")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)

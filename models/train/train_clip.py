@@ -148,7 +148,7 @@ def train(rank, count, args):
         copy_tower(model.tower.vision, model.clip.vision_model)
     parameters = list(model.parameters())
     encode = Encoder(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    pool = Pool(Composer(args.sprites), 15_000, seed=[4000 + done, rank])
+    pool = Pool(Composer(args.sprites), args.pool, seed=[4000 + done, rank])
     rng = np.random.default_rng([5000 + done, rank])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
@@ -181,6 +181,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--reuse", type=int, default=4)
+    parser.add_argument("--pool", type=int, default=15_000, help="scenes kept for use again")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)

@@ -28,7 +28,10 @@ def train(rank, count, args):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         done = saved["samples"]
-    pool = Pool(Composer(args.sprites), 15_000, seed=[1000 + done, rank])
+    pool = Pool(Composer(args.sprites), args.pool, seed=[1000 + done, rank])
+    if not done:
+        first = Pool(pool.composer, 500, seed=0).batch(500, 1, single=.3)
+        model.start(first["pixels"], first["patches"])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
         share = done / args.samples
@@ -68,6 +71,7 @@ if __name__ == "__main__":
     parser.add_argument("--keep", type=int, default=32, help="patches looked at, of 64")
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--reuse", type=int, default=6)
+    parser.add_argument("--pool", type=int, default=15_000, help="scenes kept for use again")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)
