@@ -154,7 +154,7 @@ def train(rank, count, args):
     while done < args.samples:
         batch = pool.batch(args.batch, args.reuse, single=.45)
         texts = write_texts(batch["scenes"], encode, rng)
-        optimizer.set_rate(rate(done, args.samples, 6_000))
+        optimizer.set_rate(rate(done, args.samples, 4_000))
         with torch.autocast("cpu", torch.bfloat16):
             losses, right = model.losses(batch, texts)
         optimizer.zero_grad()
@@ -169,7 +169,7 @@ def train(rank, count, args):
             speed = (done - first) / (time.time() - start)
             print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / 50:.3f}" for k, v in tally.items()), flush=True)
             tally = {}
-        if (step % 100 == 0 or done >= args.samples) and rank == 0:
+        if (step % 150 == 0 or done >= args.samples) and rank == 0:
             workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done})
 
 
@@ -178,10 +178,10 @@ if __name__ == "__main__":
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--samples", type=int, default=200_000)
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--reuse", type=int, default=4)
     parser.add_argument("--pool", type=int, default=15_000, help="scenes kept for use again")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)
