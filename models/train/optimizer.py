@@ -6,18 +6,25 @@ import torch
 
 
 class Optimizer:
-    def __init__(self, model, lr):
-        inner, outer = [], []
+    """`slow`: parameters whose names begin with it take steps of `slowness` times the size."""
+
+    def __init__(self, model, lr, slow="-", slowness=1.):
+        self.lr, groups = lr, {}
         for name, p in model.named_parameters():
-            (inner if p.ndim == 2 and ".layer" in name and "embeddings" not in name else outer).append(p)
-        self.lr = lr
-        self.parts = [torch.optim.Muon(inner, lr=lr, momentum=.95, weight_decay=.03, adjust_lr_fn="match_rms_adamw"),
-                      torch.optim.AdamW(outer, lr=lr, betas=(.9, .98), weight_decay=.01, fused=True)]
+            inner = p.ndim == 2 and ".layer" in name and "embeddings" not in name
+            groups.setdefault((inner, name.startswith(slow)), []).append(p)
+
+        def of(inner):
+            return [{"params": ps, "factor": (3. if inner else 1.) * (slowness if late else 1.)}
+                    for (kind, late), ps in groups.items() if kind == inner]
+
+        self.parts = [torch.optim.Muon(of(True), lr=lr, momentum=.95, weight_decay=.03, adjust_lr_fn="match_rms_adamw"),
+                      torch.optim.AdamW(of(False), lr=lr, betas=(.9, .98), weight_decay=.01, fused=True)]
 
     def set_rate(self, share):
-        for part, factor in zip(self.parts, (3., 1.)):
+        for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = self.lr * share * factor
+                group["lr"] = self.lr * share * group["factor"]
 
     def zero_grad(self):
         for part in self.parts:

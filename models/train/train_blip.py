@@ -113,7 +113,7 @@ def train(rank, count, args):
     use_training_attention()
     model = Joint()
     parameters = list(model.parameters())
-    optimizer = Optimizer(model, args.lr)
+    optimizer = Optimizer(model, args.lr, slow="tower.", slowness=.35)
     path, done = os.path.join(args.run, "blip.pt"), 0
     if os.path.exists(path):
         saved = torch.load(path)
@@ -124,11 +124,11 @@ def train(rank, count, args):
         model.tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
     vocab = wordpiece()
     encode = Encoder(bert_tokenizer(), vocab["[CLS]"], vocab["[SEP]"])
-    pool = Pool(Composer(args.sprites), args.pool, seed=[2000 + done, rank])
+    pool = Pool(Composer(args.sprites), args.batch, seed=[2000 + done, rank])
     rng = np.random.default_rng([3000 + done, rank])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
-        batch = pool.batch(args.batch, args.reuse, single=.45 - .15 * min(1, done / args.samples * 2))
+        batch = pool.batch(args.batch, 1, single=.45 - .15 * min(1, done / args.samples * 2))
         texts = write_texts(batch["scenes"], encode, rng, vocab, args.questions, args.statements)
         optimizer.set_rate(rate(done, args.samples, 3_000))
         with torch.autocast("cpu", torch.bfloat16):
@@ -158,8 +158,6 @@ if __name__ == "__main__":
     parser.add_argument("--questions", type=int, default=5)
     parser.add_argument("--statements", type=int, default=2)
     parser.add_argument("--lr", type=float, default=1.2e-3)
-    parser.add_argument("--reuse", type=int, default=5)
-    parser.add_argument("--pool", type=int, default=15_000, help="scenes kept for use again")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)

@@ -132,7 +132,7 @@ def train(rank, count, args):
     tokenizer = clip_tokenizer()
     model = Clip(tokenizer)
     path, done = os.path.join(args.run, "clip.pt"), 0
-    optimizer = Optimizer(model, args.lr)
+    optimizer = Optimizer(model, args.lr, slow="clip.vision_model.", slowness=.35)
     if os.path.exists(path):
         saved = torch.load(path)
         model.load_state_dict(saved["model"])
@@ -148,11 +148,11 @@ def train(rank, count, args):
         copy_tower(model.tower.vision, model.clip.vision_model)
     parameters = list(model.parameters())
     encode = Encoder(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    pool = Pool(Composer(args.sprites), args.pool, seed=[4000 + done, rank])
+    pool = Pool(Composer(args.sprites), args.batch, seed=[4000 + done, rank])
     rng = np.random.default_rng([5000 + done, rank])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
-        batch = pool.batch(args.batch, args.reuse, single=.45)
+        batch = pool.batch(args.batch, 1, single=.45)
         texts = write_texts(batch["scenes"], encode, rng)
         optimizer.set_rate(rate(done, args.samples, 4_000))
         with torch.autocast("cpu", torch.bfloat16):
@@ -180,8 +180,6 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, default=200_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1.2e-3)
-    parser.add_argument("--reuse", type=int, default=4)
-    parser.add_argument("--pool", type=int, default=15_000, help="scenes kept for use again")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)

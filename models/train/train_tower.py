@@ -35,8 +35,8 @@ def train(rank, count, args):
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
         share = done / args.samples
-        pool.composer.know(.25 + 2.5 * share)
-        batch = pool.batch(args.batch, args.reuse, single=.5 - .25 * min(1, share * 4))
+        pool.composer.know(.2 + 2 * share)
+        batch = pool.batch(args.batch, args.reuse, single=.4 - .15 * min(1, share * 3), shake=True)
         optimizer.set_rate(rate(done, args.samples, 6_000))
         with torch.autocast("cpu", torch.bfloat16):
             if done < args.samples * .85:
@@ -70,7 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=40)
     parser.add_argument("--keep", type=int, default=32, help="patches looked at, of 64")
     parser.add_argument("--lr", type=float, default=1.3e-3)
-    parser.add_argument("--reuse", type=int, default=6)
+    parser.add_argument("--reuse", type=int, default=3)
     parser.add_argument("--pool", type=int, default=15_000, help="scenes kept for use again")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()

@@ -5,7 +5,7 @@ Every word of the training texts is one token; anything else is spelt in letters
 """
 import string
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import BertTokenizer, CLIPTokenizer
 
 import language
@@ -27,18 +27,33 @@ def bert_tokenizer():
                          additional_special_tokens=["[ENC]"], model_max_length=BLIP_POSITIONS)
 
 
+def learn_merges(words):
+    """Byte-pair merges until every word is one token; ties go by the alphabet, so that it is always the same."""
+    split = [list(w[:-1]) + [w[-1] + "</w>"] for w in words]
+    merges = []
+    while True:
+        pairs = {}
+        for parts in split:
+            for pair in zip(parts, parts[1:]):
+                pairs[pair] = pairs.get(pair, 0) + 1
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for parts in split:
+            i = 0
+            while i + 1 < len(parts):
+                if (parts[i], parts[i + 1]) == best:
+                    parts[i:i + 2] = [parts[i] + parts[i + 1]]
+                i += 1
+
+
 def clip_tokenizer():
-    """CLIP's own tokenizer class with merges learnt from our words, until each is one token."""
+    """CLIP's own tokenizer class, with merges learnt from our words."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [w for w in language.all_words() if w.isalpha()]
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    bpe.train_from_iterator(words * 2, trainers.BpeTrainer(
-        vocab_size=6000, min_frequency=2, end_of_word_suffix="</w>", initial_alphabet=list(string.ascii_lowercase), show_progress=False))
-    import json
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split()) for m in json.loads(bpe.to_str())["model"]["merges"]]
-    tokens = alphabet + [c + "</w>" for c in alphabet] + ["".join(m) for m in merges]
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    merges = learn_merges([w for w in language.all_words() if w.isalpha()])
+    tokens = list(dict.fromkeys(alphabet + [c + "</w>" for c in alphabet] + [a + b for a, b in merges]))
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=CLIP_POSITIONS)
 
 
