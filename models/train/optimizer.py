@@ -11,6 +11,8 @@ class Optimizer:
     def __init__(self, model, lr, slow="-", slowness=1.):
         self.lr, groups = lr, {}
         for name, p in model.named_parameters():
+            if not p.requires_grad:
+                continue
             inner = p.ndim == 2 and ".layer" in name and "embeddings" not in name
             groups.setdefault((inner, name.startswith(slow)), []).append(p)
 
@@ -18,7 +20,7 @@ class Optimizer:
             return [{"params": ps, "factor": (3. if inner else 1.) * (slowness if late else 1.)}
                     for (kind, late), ps in groups.items() if kind == inner]
 
-        self.parts = [torch.optim.Muon(of(True), lr=lr, momentum=.95, weight_decay=.03, adjust_lr_fn="match_rms_adamw"),
+        self.parts = [torch.optim.Muon(of(True), lr=lr, momentum=.95, weight_decay=.03, ns_steps=4, adjust_lr_fn="match_rms_adamw"),
                       torch.optim.AdamW(of(False), lr=lr, betas=(.9, .98), weight_decay=.01, fused=True)]
 
     def set_rate(self, share):

@@ -8,6 +8,7 @@ usage: python train_blip.py --sprites sprites.npz --run DIR [--samples 400000] [
 Starts from DIR/tower.pt, writes DIR/blip.pt again and again; started anew it goes on from there.
 """
 import argparse
+import copy
 import os
 import time
 
@@ -51,11 +52,13 @@ class Joint(nn.Module):
         for model in (self.caption, self.vqa, self.itm):
             model.vision_model = self.tower.vision
 
-    def losses(self, batch, texts):
-        hidden = self.tower.vision(batch["pixels"]).last_hidden_state
-        out, right = self.tower.losses(hidden, batch)
-        n = len(hidden)
-        out = {"dense": .5 * sum(out.values())}
+    def losses(self, batch, texts, frozen=False):
+        n, out, right = len(batch["pixels"]), {}, 0.
+        with torch.set_grad_enabled(not frozen):
+            hidden = self.tower.vision(batch["pixels"]).last_hidden_state
+        if not frozen:
+            dense, right = self.tower.losses(hidden, batch)
+            out["dense"] = .5 * sum(dense.values())
         seen = torch.ones(hidden.shape[:2], dtype=torch.long)
 
         ids, mask = texts["caption"]
@@ -112,16 +115,21 @@ def write_texts(scenes, encode, rng, vocab, questions, statements):
 def train(rank, count, args):
     use_training_attention()
     model = Joint()
-    parameters = list(model.parameters())
+    if args.freeze:
+        model.tower.requires_grad_(False)
+    parameters = list(model.parameters())        # f32; the passes run on a bf16 copy, which autocast would make piece by piece
     optimizer = Optimizer(model, args.lr, slow="tower.", slowness=.35)
     path, done = os.path.join(args.run, "blip.pt"), 0
     if os.path.exists(path):
         saved = torch.load(path)
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
         done = saved["samples"]
-    else:
+        if saved.get("frozen", False) == args.freeze:
+            optimizer.load_state_dict(saved["optimizer"])
+    if args.freeze or not done:
         model.tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
+    quick = copy.deepcopy(model).bfloat16()
+    pairs = list(zip(parameters, quick.parameters()))
     vocab = wordpiece()
     encode = Encoder(bert_tokenizer(), vocab["[CLS]"], vocab["[SEP]"])
     pool = Pool(Composer(args.sprites), args.batch, seed=[2000 + done, rank])
@@ -131,13 +139,18 @@ def train(rank, count, args):
         batch = pool.batch(args.batch, 1, single=.45 - .15 * min(1, done / args.samples * 2))
         texts = write_texts(batch["scenes"], encode, rng, vocab, args.questions, args.statements)
         optimizer.set_rate(rate(done, args.samples, 3_000))
-        with torch.autocast("cpu", torch.bfloat16):
-            losses, right = model.losses(batch, texts)
-        optimizer.zero_grad()
+        batch["pixels"] = batch["pixels"].bfloat16()
+        losses, right = quick.losses(batch, texts, args.freeze)
+        quick.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
+        for p, q in pairs:
+            p.grad = q.grad.float() if q.grad is not None else None
         workers.average_gradients(parameters, count)
         torch.nn.utils.clip_grad_norm_(parameters, 1.)
         optimizer.step()
+        with torch.no_grad():
+            for p, q in pairs:
+                q.copy_(p)
         done, step = done + args.batch * count, step + 1
         for name, value in [*losses.items(), *right.items()]:
             tally[name] = tally.get(name, 0) + float(torch.as_tensor(value).detach())
@@ -146,7 +159,7 @@ def train(rank, count, args):
             print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / 50:.3f}" for k, v in tally.items()), flush=True)
             tally = {}
         if (step % 150 == 0 or done >= args.samples) and rank == 0:
-            workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done})
+            workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done, "frozen": args.freeze})
 
 
 if __name__ == "__main__":
@@ -158,6 +171,7 @@ if __name__ == "__main__":
     parser.add_argument("--questions", type=int, default=5)
     parser.add_argument("--statements", type=int, default=2)
     parser.add_argument("--lr", type=float, default=1.2e-3)
+    parser.add_argument("--freeze", action="store_true", help="DIR/tower.pt as it is: a quarter cheaper, where time is short")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)

@@ -36,6 +36,7 @@ def average_gradients(parameters, count):
     """Every process ends with the mean of all processes' gradients."""
     if count == 1:
         return
+    parameters = [p for p in parameters if p.requires_grad]
     grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([g.reshape(-1) for g in grads])
     dist.all_reduce(flat)
