@@ -16,6 +16,7 @@
  *    call_cancel() reads it under `lock`, and no job is freed without clearing it under `lock`.
  * 3. Every call that ends has a reply: call_finish() is the only way to DONE.
  */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,7 +164,7 @@ static double ms_between(uint64_t from_ns, uint64_t to_ns)
     return to_ns > from_ns ? (double)(to_ns - from_ns) * 1e-6 : 0;
 }
 
-static enum status check_alive(struct call *call, struct error *err)
+enum status call_check_alive(struct call *call, struct error *err)
 {
     pthread_mutex_lock(&call->lock);
     bool cancelled = call->cancelled;
@@ -214,10 +215,33 @@ static void account(struct call *call)
     }
 }
 
+struct call_warning {
+    struct call_warning *next;
+    const char *text;
+};
+
+static void put_warnings(struct call *call)
+{
+    struct json_writer *out = &call->out;
+    if (!call->n_warnings)
+        return;
+    json_begin_list(out, "warnings");
+    size_t n = 0;
+    for (const struct call_warning *each = call->warnings; each; each = each->next, n++)
+        json_put_string(out, NULL, each->text);
+    if (n < call->n_warnings) {
+        char more[64];
+        snprintf(more, sizeof more, "and %zu more", call->n_warnings - n);
+        json_put_string(out, NULL, more);
+    }
+    json_end_list(out);
+}
+
 static void put_timings(struct call *call)
 {
     const struct call_timings *timings = &call->timings;
     struct json_writer *out = &call->out;
+    put_warnings(call);
     if (call->model)
         json_put_string(out, "model", call->model->name);
     json_begin_object(out, "timings");
@@ -317,7 +341,7 @@ bool call_step(struct call *call)
     } else {
         return false;
     }
-    enum status status = check_alive(call, &err);
+    enum status status = call_check_alive(call, &err);
     if (call->stream.fault.status) {
         err = call->stream.fault;
         status = err.status;
@@ -440,7 +464,32 @@ enum status call_tokens(struct call *call, enum task task, struct span text, con
     enum status status = model_tokenize(call->model, task, text.data, text.size, out, err);
     if (status)
         utf8_clean(err->param, sizeof err->param, param, strlen(param));
+    else if (out->truncated)
+        call_warn(call, "'%s': a text was cut to the %zu tokens that model '%.64s' takes", param,
+                  out->n, call->model->name);
     return status;
+}
+
+void call_warn(struct call *call, const char *format, ...)
+{
+    enum { WARNINGS_MAX = 16 };
+    char text[ERROR_MESSAGE_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    for (const struct call_warning *each = call->warnings; each; each = each->next)
+        if (!strcmp(each->text, text))
+            return;
+    if (call->n_warnings++ >= WARNINGS_MAX)
+        return;
+    struct call_warning *warning = arena_alloc(&call->arena, sizeof *warning);
+    const char *copy = arena_string(&call->arena, text, strlen(text));
+    if (!warning || !copy)
+        return; /* it is still counted */
+    *warning = (struct call_warning){NULL, copy};
+    *(call->warnings ? call->last_warning : &call->warnings) = warning;
+    call->last_warning = &warning->next;
 }
 
 struct job *call_job(struct call *call, enum task task, size_t n_works, struct error *err)

@@ -78,6 +78,8 @@ struct call {
     struct http_reply reply;
     bool is_bytes; /* the reply is not call->out */
     struct call_timings timings;
+    struct call_warning *warnings, **last_warning; /* in the arena */
+    size_t n_warnings;
     size_t n_pictures, n_cached; /* works that had pictures; whose features were all known */
     struct lane *submit_lane;
     struct job *submit_job;
@@ -115,6 +117,14 @@ enum status call_pixels_from_bytes(struct call *call, struct span bytes, const c
 /* A text as tokens of the call's model. Too long (max_text_bytes): STATUS_TOO_LONG. */
 enum status call_tokens(struct call *call, enum task task, struct span text, const char *param,
                         struct tokens *out, struct error *err);
+
+/* Adds a sentence to the reply's `warnings`, once; what is too many is counted in the last one.
+ * Texts that call_tokens() had to cut are warned of there. */
+void call_warn(struct call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* STATUS_CANCELLED or STATUS_DEADLINE when nobody waits for the reply any more: for loops that
+ * compute for long in begin() or finish(). */
+enum status call_check_alive(struct call *call, struct error *err);
 
 /* A job of the call's model with deadline and wake-up set; NULL: out of memory. The caller either
  * submits or frees it. */

@@ -11,6 +11,9 @@ extern const struct endpoint endpoint_vqa;
 extern const struct endpoint endpoint_chat;
 extern const struct endpoint endpoint_match;
 extern const struct endpoint endpoint_classify;
+extern const struct endpoint endpoint_detect;
+extern const struct endpoint endpoint_ground;
+extern const struct endpoint endpoint_segment;
 extern const struct endpoint endpoint_embeddings;
 extern const struct endpoint endpoint_collection_put;
 extern const struct endpoint endpoint_collection_get;
@@ -38,6 +41,9 @@ const struct endpoint *const endpoints[] = {
     &endpoint_chat,
     &endpoint_match,
     &endpoint_classify,
+    &endpoint_detect,
+    &endpoint_ground,
+    &endpoint_segment,
     &endpoint_embeddings,
     &endpoint_collection_put,
     &endpoint_collection_get,

@@ -59,6 +59,10 @@ static enum status take_option(struct arguments *arguments, const char *name, si
     }
     if (with_fields && is_word(name, size, "model-name"))
         return add_field(arguments, "model", 5, value, err);
+    if (with_fields && is_word(name, size, "draw")) {
+        arguments->draw = value;
+        return STATUS_OK;
+    }
     if (with_fields)
         return add_field(arguments, name, size, value, err);
     return error_set(err, STATUS_BAD_CONFIG, "there is no option --%.*s", (int)size, name);

@@ -18,10 +18,11 @@ struct arguments {
         const char *value;
     } fields[FIELDS_MAX];
     size_t n_fields;
-    bool json;   /* print the whole reply */
-    bool help;   /* -h, --help */
-    bool sample; /* config --sample */
-    bool watch;  /* for commands that have it */
+    const char *draw; /* --draw: the picture to write; NULL = none */
+    bool json;        /* print the whole reply */
+    bool help;        /* -h, --help */
+    bool sample;      /* config --sample */
+    bool watch;       /* for commands that have it */
 };
 
 /* Reads argv[0..argc) (the words after the subcommand). with_fields: unknown --options are request

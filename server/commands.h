@@ -17,6 +17,8 @@ int command_caption(struct arguments *arguments);
 int command_ask(struct arguments *arguments);
 int command_match(struct arguments *arguments);
 int command_classify(struct arguments *arguments);
+int command_detect(struct arguments *arguments);
+int command_segment(struct arguments *arguments);
 int command_embed(struct arguments *arguments);
 int command_index(struct arguments *arguments);
 int command_search(struct arguments *arguments);

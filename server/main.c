@@ -39,6 +39,16 @@ static const struct command commands[] = {
     {"classify", command_classify, true, 2, OPERANDS_MAX, "IMAGE LABEL...", "choose among labels, best first",
      "Zero-shot: any words are labels. --template 'a photo of a {}' is put around each.\n\n"
      "  vlmd classify cat.jpg cat dog pizza\n"},
+    {"detect", command_detect, true, 1, OPERANDS_MAX, "IMAGE QUERY...", "find things, with boxes",
+     "Prints score, box (xmin ymin xmax ymax in pixels) and query, best first. --draw OUT.png writes\n"
+     "the picture with the boxes in it. --query-image FILE instead of queries finds what it shows.\n"
+     "--threshold, --nms-threshold, --max-detections; --segment-model NAME adds masks.\n\n"
+     "  vlmd detect street.jpg car 'a red traffic light' --draw found.png\n"},
+    {"segment", command_segment, true, 1, OPERANDS_MAX, "IMAGE PROMPT...", "find things, with masks",
+     "Prints the share of the picture, the box around it (xmin ymin xmax ymax) and the prompt.\n"
+     "--draw OUT.png writes the picture with the masks in it; --json has them as PNG. --query-image\n"
+     "FILE instead of prompts segments what it shows. --threshold 0.5 is what counts as found.\n\n"
+     "  vlmd segment street.jpg sky road --draw found.png\n"},
     {"embed", command_embed, true, 1, OPERANDS_MAX, "(IMAGE|TEXT)...", "vectors of pictures and texts",
      "An operand that names a file is a picture, any other is a text. One JSON list a line.\n\n"
      "  vlmd embed cat.jpg 'a cat' > vectors.jsonl\n"},
