@@ -112,7 +112,7 @@ static int by_score(const void *a, const void *b)
     const struct detection *x = a, *y = b;
     if (x->score != y->score)
         return (x->score < y->score) - (x->score > y->score);
-    return memcmp(x->box, y->box, sizeof x->box); /* any order, but always the same */
+    return (x->place > y->place) - (x->place < y->place); /* as a stable sort has it */
 }
 
 static float overlap(const float a[4], const float b[4])
@@ -175,6 +175,7 @@ static enum status read_boxes(struct call *call, struct detection **out, size_t 
             if (work->outputs[q * n_boxes + i] > work->outputs[best * n_boxes + i])
                 best = q;
         found[i].query = best;
+        found[i].place = i;
         found[i].score = 1 / (1 + expf(-work->outputs[best * n_boxes + i]));
         memcpy(found[i].box, boxes + 4 * i, sizeof found[i].box);
     }

@@ -15,6 +15,7 @@ enum { DETECTIONS_DEFAULT = 1000, DETECTIONS_MAX = 10000 };
 
 struct detection {
     size_t query; /* its place in the request's list */
+    size_t place; /* among the model's boxes */
     float score;
     float box[4]; /* xmin, ymin, xmax, ymax in pixels; may reach over the picture's edges */
 };
