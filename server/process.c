@@ -190,21 +190,21 @@ static enum status load_directory(struct process *process, const char *directory
     enum status status = STATUS_OK;
     size_t found = 0;
     for (int i = 0; i < n; i++) {
-        char path[PATH_MAX], config[PATH_MAX + 16];
+        char path[PATH_MAX];
         if (!status &&
-            snprintf(path, sizeof path, "%s/%s", directory, entries[i]->d_name) < PATH_MAX) {
-            snprintf(config, sizeof config, "%s/config.json", path);
-            if (access(config, F_OK) == 0) {
-                found++;
-                status = load_one(process, entries[i]->d_name, path, loaded, err);
-            }
+            snprintf(path, sizeof path, "%s/%s", directory, entries[i]->d_name) < PATH_MAX &&
+            checkpoint_is_directory(path)) {
+            found++;
+            status = load_one(process, entries[i]->d_name, path, loaded, err);
         }
         free(entries[i]);
     }
     free(entries);
     if (!status && !found)
         return error_set_param(err, STATUS_BAD_CONFIG, "models_dir",
-                               "%s has no sub-directory with a config.json", directory);
+                               "%s has no sub-directory with a config.json or an "
+                               "open_clip_config.json",
+                               directory);
     return status;
 }
 

@@ -305,10 +305,13 @@ static void make_tables(const struct image_processor *p, float tables[3][256])
         }
 }
 
-/* Half of the difference, rounded down also below zero, as Python's //. */
-static long center(size_t whole, size_t part)
+/* Half of the difference, rounded down also below zero, as Python's //, or to even, as its round().
+ */
+static long center(size_t whole, size_t part, bool rounds)
 {
     long difference = (long)whole - (long)part;
+    if (rounds)
+        return (long)rint((double)difference / 2);
     return difference >= 0 ? difference / 2 : -((1 - difference) / 2);
 }
 
@@ -341,8 +344,9 @@ enum status image_processor_apply(const struct image_processor *p, const struct 
         return status;
     struct image_rect kept = {0, 0, width, height};
     if (p->do_center_crop)
-        kept = (struct image_rect){center(width, p->crop_width), center(height, p->crop_height),
-                                   p->crop_width, p->crop_height};
+        kept = (struct image_rect){center(width, p->crop_width, p->crop_rounds),
+                                   center(height, p->crop_height, p->crop_rounds), p->crop_width,
+                                   p->crop_height};
     bool pad = p->do_pad && p->pad_height && p->pad_width;
     struct pixels pixels = {.height = pad ? p->pad_height : kept.height,
                             .width = pad ? p->pad_width : kept.width};

@@ -21,6 +21,7 @@ enum { PROCESSOR_EDGE_MAX = 65536 };
 
 struct image_processor {
     bool do_resize, do_center_crop, do_rescale, do_normalize, do_pad;
+    bool crop_rounds; /* torchvision's centre: half of an odd margin is rounded to even, not down */
     bool default_to_square; /* what `"size": 224` means: 224 × 224, or the shortest edge */
     size_t shortest_edge, longest_edge; /* resize by edge, ratio kept; 0 = not that way */
     size_t height, width;               /* resize to exactly this; 0 = not that way */

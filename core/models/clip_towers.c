@@ -146,7 +146,8 @@ enum status clip_vision_embed(const struct clip_vision *vision, const struct com
     enum status status = vit_embed(&vision->patches, compute, pixels, n, embedded, err);
     if (status)
         return status;
-    nn_layer_norm(compute, &vision->pre_norm, embedded, n_total, embedded);
+    if (vision->pre_norm.weight)
+        nn_layer_norm(compute, &vision->pre_norm, embedded, n_total, embedded);
     *n_rows = rows;
     *x = embedded;
     return STATUS_OK;
@@ -155,7 +156,7 @@ enum status clip_vision_embed(const struct clip_vision *vision, const struct com
 /* The position of the row that stands for the text (see the head of clip.c). */
 static size_t end_of_text(const struct clip_text_config *config, const struct tokens *text)
 {
-    bool by_largest = config->eos_token_id == 2;
+    bool by_largest = config->eos_token_id == CLIP_EOS_LARGEST;
     size_t at = 0;
     for (size_t i = 0; i < text->n; i++) {
         if (by_largest && text->ids[i] > text->ids[at])

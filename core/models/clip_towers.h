@@ -14,6 +14,9 @@ struct clip_vision_config {
     size_t image_size, patch_size;
 };
 
+/* An eos_token_id that means: a text's end is its largest id (see clip.c). */
+enum { CLIP_EOS_LARGEST = 2 };
+
 struct clip_text_config {
     struct encoder_config encoder;
     size_t vocab_size, context_length;
@@ -34,7 +37,8 @@ extern const struct clip_text_config clip_text_defaults;
 struct clip_vision {
     struct clip_vision_config config;
     struct vit_embedding patches;
-    struct norm pre_norm, post_norm;
+    struct norm pre_norm; /* weight NULL: none */
+    struct norm post_norm;
     struct encoder encoder;
 };
 

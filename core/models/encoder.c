@@ -24,6 +24,16 @@ const struct encoder_names encoder_names_clip = {
     .qkv_bias = true,
 };
 
+const struct encoder_names encoder_names_open_clip = {
+    .norm1 = "ln_1",
+    .in_proj = "attn.in_proj",
+    .out = "attn.out_proj",
+    .norm2 = "ln_2",
+    .fc1 = "mlp.c_fc",
+    .fc2 = "mlp.c_proj",
+    .qkv_bias = true,
+};
+
 enum status encoder_config_load(const json_t *json, struct encoder_config *config,
                                 struct error *err)
 {
@@ -53,12 +63,21 @@ enum status encoder_config_load(const json_t *json, struct encoder_config *confi
     return STATUS_OK;
 }
 
+static void bind_in_proj(struct binder *binder, struct linear *out, size_t dim, const char *prefix,
+                         size_t layer, const char *name)
+{
+    char weight[128], bias[128];
+    snprintf(weight, sizeof weight, "%s.%zu.%s_weight", prefix, layer, name);
+    snprintf(bias, sizeof bias, "%s.%zu.%s_bias", prefix, layer, name);
+    bind_linear_tensors(binder, out, 3 * dim, dim, weight, bias);
+}
+
 void encoder_bind(struct binder *binder, struct encoder *encoder,
                   const struct encoder_config *config, const struct encoder_names *names,
                   const char *prefix)
 {
     size_t dim = config->dim;
-    *encoder = (struct encoder){.config = *config, .fused = names->qkv != NULL};
+    *encoder = (struct encoder){.config = *config, .fused = names->qkv || names->in_proj};
     encoder->layers = calloc(config->n_layers, sizeof *encoder->layers);
     if (!encoder->layers) {
         bind_fault(binder, "out of memory for %zu layers", config->n_layers);
@@ -68,7 +87,9 @@ void encoder_bind(struct binder *binder, struct encoder *encoder,
         struct encoder_layer *layer = &encoder->layers[i];
         bind_norm(binder, &layer->norm1, dim, config->norm_eps, "%s.%zu.%s", prefix, i,
                   names->norm1);
-        if (encoder->fused) {
+        if (names->in_proj) {
+            bind_in_proj(binder, &layer->qkv, dim, prefix, i, names->in_proj);
+        } else if (names->qkv) {
             bind_linear(binder, &layer->qkv, 3 * dim, dim, names->qkv_bias, "%s.%zu.%s", prefix, i,
                         names->qkv);
         } else {

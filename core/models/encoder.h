@@ -26,12 +26,14 @@ struct encoder_config {
     bool post_norm; /* its last layer cannot be pooled */
 };
 
-/* The names below "<prefix>.<layer>."; qkv, where not NULL, is one layer that holds all three. */
+/* The names below "<prefix>.<layer>."; qkv, where not NULL, is one layer that holds all three;
+ * in_proj likewise, as PyTorch names it: "<in_proj>_weight", "<in_proj>_bias". */
 struct encoder_names {
-    const char *norm1, *q, *k, *v, *qkv, *out, *norm2, *fc1, *fc2;
+    const char *norm1, *q, *k, *v, *qkv, *in_proj, *out, *norm2, *fc1, *fc2;
     bool qkv_bias;
 };
-extern const struct encoder_names encoder_names_clip; /* layer_norm1, self_attn.q_proj, … */
+extern const struct encoder_names encoder_names_clip;      /* layer_norm1, self_attn.q_proj, … */
+extern const struct encoder_names encoder_names_open_clip; /* ln_1, attn.in_proj_weight, … */
 
 struct encoder_layer {
     struct norm norm1;

@@ -9,6 +9,7 @@
 
 #define ARCHITECTURE_LIST(ARCHITECTURE)                                                            \
     ARCHITECTURE(clip_architecture)                                                                \
+    ARCHITECTURE(open_clip_architecture)                                                           \
     ARCHITECTURE(clipseg_architecture)                                                             \
     ARCHITECTURE(owlvit_architecture)                                                              \
     ARCHITECTURE(owlv2_architecture)                                                               \

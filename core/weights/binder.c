@@ -19,6 +19,7 @@ enum { NAME_BYTES_MAX = 256 };
 struct owned {
     struct owned *next;
     struct linear linear; /* to be released; zeroed when this holds only data */
+    struct conv2d conv;   /* likewise */
     float *data;
 };
 
@@ -44,6 +45,7 @@ void bound_free(struct bound *bound)
     for (struct owned *owned = bound->first, *next; owned; owned = next) {
         next = owned->next;
         linear_release(&owned->linear);
+        conv2d_release(&owned->conv);
         free(owned->data);
         free(owned);
     }
@@ -261,6 +263,55 @@ void bind_linear_tensors(struct binder *binder, struct linear *out, size_t n_out
                          const char *weight, const char *bias)
 {
     bind_shaped_linear(binder, out, (const size_t[]){n_out, n_in}, 2, n_in, weight, bias);
+}
+
+void bind_linear_transposed(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
+                            const char *weight, const char *bias)
+{
+    const struct tensor_view *view = find(binder, weight, (const size_t[]){n_in, n_out}, 2);
+    const float *bias_data = NULL, *from = view ? as_f32(binder, view) : NULL;
+    if (bias)
+        bind_f32(binder, &bias_data, bias, &n_out, 1);
+    float *turned = from && !binder->status ? own_floats(binder, view->n_elements) : NULL;
+    if (!turned || binder->status)
+        return;
+    for (size_t i = 0; i < n_in; i++)
+        for (size_t o = 0; o < n_out; o++)
+            turned[o * n_in + i] = from[i * n_out + o];
+    keep_linear(binder, out, turned, DTYPE_F32, bias_data, n_out, n_in);
+}
+
+void bind_conv_norm(struct binder *binder, struct conv2d *out, struct conv2d_shape shape, float eps,
+                    const char *conv, const char *norm)
+{
+    struct batch_norm folded = {.eps = eps};
+    char name[NAME_BYTES_MAX + 16];
+    snprintf(name, sizeof name, "%s.weight", conv);
+    const struct tensor_view *view =
+        find(binder, name,
+             (const size_t[]){shape.n_out, shape.n_in, shape.kernel_height, shape.kernel_width}, 4);
+    const struct {
+        const char *part;
+        const float **to;
+        bool is_parameter; /* rather than a statistic */
+    } parts[] = {{"weight", &folded.weight, true},
+                 {"bias", &folded.bias, true},
+                 {"running_mean", &folded.mean, false},
+                 {"running_var", &folded.variance, false}};
+    for (size_t i = 0; i < ARRAY_LENGTH(parts); i++) {
+        size_t n_parameters = binder->n_parameters;
+        snprintf(name, sizeof name, "%s.%s", norm, parts[i].part);
+        bind_f32(binder, parts[i].to, name, &shape.n_out, 1);
+        if (!parts[i].is_parameter)
+            binder->n_parameters = n_parameters;
+    }
+    struct owned *owned = binder->status ? NULL : own(binder);
+    if (!owned)
+        return;
+    binder->status =
+        conv2d_init(&owned->conv, shape, view->data, view->dtype, NULL, &folded, binder->err);
+    if (!binder->status)
+        *out = owned->conv;
 }
 
 void bind_linear_rows(struct binder *binder, struct linear *out, size_t n_total, size_t first,

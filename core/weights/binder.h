@@ -10,6 +10,7 @@
 #ifndef VLMD_CORE_WEIGHTS_BINDER_H
 #define VLMD_CORE_WEIGHTS_BINDER_H
 
+#include "core/nn/conv.h"
 #include "core/weights/checkpoint.h"
 
 /* What binding allocated (converted tensors, linears' own forms); freed with the model. */
@@ -52,6 +53,10 @@ void bind_patch_linear(struct binder *binder, struct linear *out, size_t n_out, 
 void bind_linear_tensors(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
                          const char *weight, const char *bias);
 
+/* A weight that the file has the other way round, [n_in, n_out] (x · weight): copied. */
+void bind_linear_transposed(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
+                            const char *weight, const char *bias);
+
 /* Rows first … first + n_out of a weight [n_total, n_in] and a bias [n_total]: a part of layers
  * that are stored as one (PyTorch's in_proj_weight). */
 void bind_linear_rows(struct binder *binder, struct linear *out, size_t n_total, size_t first,
@@ -70,6 +75,11 @@ void bind_fault(struct binder *binder, const char *format, ...)
 void bind_linear_fused(struct binder *binder, struct linear *out, const size_t *n_outs, size_t n_in,
                        bool with_bias, const char *const *names, size_t n_names, const char *prefix,
                        ...) __attribute__((format(printf, 8, 9)));
+
+/* "<conv>.weight" (no bias) with the batch norm "<norm>.{weight, bias, running_mean, running_var}"
+ * that follows it folded in. Owned by the binder's bound, like the linears. */
+void bind_conv_norm(struct binder *binder, struct conv2d *out, struct conv2d_shape shape, float eps,
+                    const char *conv, const char *norm);
 
 /* "<name>.weight" [dim] and "<name>.bias" [dim]. */
 void bind_norm(struct binder *binder, struct norm *out, size_t dim, float eps, const char *name,

@@ -76,6 +76,36 @@ static enum status compute_revision(struct checkpoint *checkpoint, struct error 
     return status;
 }
 
+static const char open_clip_config[] = "open_clip_config.json";
+static const char open_clip_weights[] = "open_clip_model.safetensors";
+
+bool checkpoint_is_directory(const char *directory)
+{
+    return file_exists(directory, "config.json") || file_exists(directory, open_clip_config);
+}
+
+/* config.json or, by the rule at the head of checkpoint.h, open_clip_config.json. */
+static enum status load_config(struct checkpoint *checkpoint, struct error *err)
+{
+    const char *directory = checkpoint->directory;
+    if (!checkpoint_is_directory(directory))
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "%s has neither config.json nor open_clip_config.json: not a checkpoint "
+                         "directory",
+                         directory);
+    enum status status = load_optional(directory, "config.json", &checkpoint->config, err);
+    if (status || !file_exists(directory, open_clip_config))
+        return status;
+    bool has_weights = file_exists(directory, "model.safetensors") ||
+                       file_exists(directory, "model.safetensors.index.json");
+    if (checkpoint->config && json_object_get(checkpoint->config, "architectures") && has_weights)
+        return STATUS_OK;
+    json_decref(checkpoint->config);
+    checkpoint->config = NULL;
+    checkpoint->is_open_clip = true;
+    return json_file_load(directory, open_clip_config, &checkpoint->config, err);
+}
+
 static enum status load_files(struct checkpoint *checkpoint, struct error *err)
 {
     const char *directory = checkpoint->directory;
@@ -84,18 +114,15 @@ static enum status load_files(struct checkpoint *checkpoint, struct error *err)
         return error_set(err, STATUS_NOT_FOUND, "%s: %s", directory, strerror(errno));
     if (!S_ISDIR(info.st_mode))
         return error_set(err, STATUS_BAD_CHECKPOINT, "%s is not a directory", directory);
-    if (!file_exists(directory, "config.json"))
-        return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "%s has no config.json: not a Hugging Face checkpoint directory",
-                         directory);
-    enum status status = json_file_load(directory, "config.json", &checkpoint->config, err);
+    enum status status = load_config(checkpoint, err);
     if (!status)
         status = load_preprocessor(directory, &checkpoint->preprocessor, err);
     if (!status)
         status = load_optional(directory, "generation_config.json", &checkpoint->generation, err);
     if (status)
         return status;
-    checkpoint->tensors = tensor_set_open(directory, NULL, err);
+    checkpoint->tensors =
+        tensor_set_open(directory, checkpoint->is_open_clip ? open_clip_weights : NULL, err);
     if (!checkpoint->tensors)
         return err->status;
     return compute_revision(checkpoint, err);
@@ -133,6 +160,8 @@ void checkpoint_free(struct checkpoint *checkpoint)
 
 const char *checkpoint_architecture(const struct checkpoint *checkpoint, struct error *err)
 {
+    if (checkpoint->is_open_clip)
+        return "OpenCLIP";
     const json_t *list = json_object_get(checkpoint->config, "architectures");
     const char *name = json_string_value(json_array_get(list, 0));
     if (!name)

@@ -1,6 +1,11 @@
 /*
  * checkpoint.h: a Hugging Face directory: its JSON files and its tensors.
  *
+ * Two layouts: that of transformers (config.json, model.safetensors…), and OpenCLIP's
+ * (open_clip_config.json, open_clip_model.safetensors). A directory that has both files (timm's
+ * uploads: a config.json of timm's own; LAION's: the same model twice) is OpenCLIP's where
+ * config.json names no architecture or its weights are not there.
+ *
  * Everything tunable in the models comes from here; typed readers give defaults for absent keys and
  * a clear error for wrong ones. Immutable after opening.
  */
@@ -13,7 +18,8 @@
 
 struct checkpoint {
     char *directory;
-    json_t *config;       /* config.json */
+    json_t *config;       /* config.json, or open_clip_config.json */
+    bool is_open_clip;    /* which of them */
     json_t *preprocessor; /* processor_config.json's "image_processor", or (as the reference orders
                              them) preprocessor_config.json; NULL when absent */
     json_t *generation;   /* generation_config.json; NULL when absent */
@@ -27,7 +33,10 @@ struct checkpoint {
 struct checkpoint *checkpoint_open(const char *directory, struct error *err);
 void checkpoint_free(struct checkpoint *checkpoint);
 
-/* architectures[0] of config.json; NULL and an error when absent. */
+/* True when a directory has what checkpoint_open() starts from. */
+bool checkpoint_is_directory(const char *directory);
+
+/* architectures[0] of config.json, "OpenCLIP" in that layout; NULL and an error when absent. */
 const char *checkpoint_architecture(const struct checkpoint *checkpoint, struct error *err);
 
 /* True when the directory has a regular file of this name. */

@@ -12,12 +12,13 @@
 #include "model_golden.h"
 
 static const char *const checkpoints[] = {
-    "clip-tiny",         "clip-gelu-f16-sharded", "siglip-tiny",   "siglip-spm-tiny",
-    "blip-caption-tiny", "blip-vqa-tiny",         "blip-itm-tiny", "vilt-vqa-tiny",
-    "vilt-itr-tiny",     "vilt-nlvr2-tiny",       "vilt-mlm-tiny"};
+    "clip-tiny",     "openclip-rn-tiny", "openclip-vit-tiny", "clip-gelu-f16-sharded",
+    "siglip-tiny",   "siglip-spm-tiny",  "blip-caption-tiny", "blip-vqa-tiny",
+    "blip-itm-tiny", "vilt-vqa-tiny",    "vilt-itr-tiny",     "vilt-nlvr2-tiny",
+    "vilt-mlm-tiny"};
 /* The first of them have a golden of each picture's features, the first of those are dual encoders.
  */
-enum { N_WITH_FEATURES = 7, N_DUAL_ENCODERS = 4 };
+enum { N_WITH_FEATURES = 9, N_DUAL_ENCODERS = 6 };
 
 /* What a picture's features are called in the goldens. */
 static const char *features_name(const struct golden *golden)
@@ -413,13 +414,13 @@ static size_t find_goldens(char names[][64], size_t max)
         snprintf(path, sizeof path, "%s/goldens/%s.json", golden_data(), entry->d_name);
         if (access(path, R_OK))
             continue;
-        snprintf(path, sizeof path, "%s/checkpoints/%s/config.json", golden_data(), entry->d_name);
-        json_t *config = json_load_file(path, 0, NULL);
-        const json_t *names_of = json_object_get(config, "architectures");
-        if (json_array_size(names_of) && n < max)
-            snprintf(names[n++], sizeof names[0], "%s",
-                     json_string_value(json_array_get(names_of, 0)));
-        json_decref(config);
+        struct error err = {0};
+        snprintf(path, sizeof path, "%s/checkpoints/%s", golden_data(), entry->d_name);
+        struct checkpoint *checkpoint = checkpoint_open(path, &err);
+        const char *name = checkpoint ? checkpoint_architecture(checkpoint, &err) : NULL;
+        if (name && n < max)
+            snprintf(names[n++], sizeof names[0], "%s", name);
+        checkpoint_free(checkpoint);
     }
     closedir(directory);
     return n;
