@@ -303,7 +303,8 @@ async function post(path, fields, onText) {
   } else {
     reply = await answer.json();
   }
-  return {reply, foot: [timeSplit(reply.timings, reply.model, began), copies({path, fields, file: picture.name})]};
+  const warnings = (reply.warnings || []).map((warning) => make('p', {class: 'hint'}, sentence(warning)));
+  return {reply, foot: [...warnings, timeSplit(reply.timings, reply.model, began), copies({path, fields, file: picture.name})]};
 }
 
 const linesOf = (text) => text.split('\n').map((line) => line.trim()).filter(Boolean);
@@ -754,6 +755,7 @@ async function look() {
 
 /* ---- wiring ----------------------------------------------------------------------------------- */
 
+window.addEventListener('hashchange', () => chooseTab(location.hash.slice(1)));
 $('#panel-caption').addEventListener('submit', caption);
 $('#panel-ask').addEventListener('submit', ask);
 $('#panel-classify').addEventListener('submit', compare);

@@ -28,20 +28,21 @@ class Page(unittest.TestCase):
     def setUp(self):
         self.browser.problems.clear()
         self.browser.requests.clear()
+        self.base = self.url
         self.browser.go("about:blank")
         self.browser.size(1200, 900)
 
     def tearDown(self):
         self.assertEqual(self.browser.problems, [])
         for url in self.browser.requests:
-            self.assertTrue(url.startswith((self.url, "blob:", "data:", "about:")), url)
+            self.assertTrue(url.startswith((self.url, self.base, "blob:", "data:", "about:")), url)
 
     def shot(self, name):
         if SHOTS:
             self.browser.screenshot(os.path.join(SHOTS, name + ".png"))
 
     def open(self, tab):
-        self.browser.go(self.url + "#" + tab)
+        self.browser.go(self.base + "#" + tab)
         self.browser.until(f"document.querySelector('#tab-{tab}[aria-selected=true]')")
 
     def submit(self, panel):
@@ -199,6 +200,23 @@ class Page(unittest.TestCase):
             self.shot("segment")
         finally:
             b.call("Page.removeScriptToEvaluateOnNewDocument", identifier=stub["identifier"])
+
+    def test_things_are_found_and_marked(self):
+        b = self.browser
+        server = Server({"finder": "owlvit-tiny", "marker": "clipseg-tiny"})
+        self.base = "http://%s:%d/" % server.address
+        try:
+            self.open("detect")
+            b.run("document.querySelector('#panel-detect').elements.threshold.value = 0")
+            self.submit("detect")
+            self.assertGreater(b.run("document.querySelectorAll('#boxes .box').length"), 0)
+            self.open("segment")
+            self.submit("segment")
+            self.assertEqual(b.run("document.querySelectorAll('#panel-segment .bars li').length"), 2)
+            self.assertEqual(b.run("document.querySelector('#masks').width"), 256)
+        finally:
+            b.go("about:blank")
+            self.assertEqual(server.stop(), 0)
 
     def test_docs_show_every_operation(self):
         b = self.browser
