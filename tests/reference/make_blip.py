@@ -1,14 +1,18 @@
 """Tiny BLIP checkpoints and their goldens: blip-caption-tiny, blip-vqa-tiny, blip-itm-tiny.
 
     python tests/reference/make_blip.py [checkpoint …]
-    python tests/reference/make_blip.py --search NAME   tries seeds until the texts vary and have no near-ties
+    python tests/reference/make_blip.py --check NAME    says whether the checked-in checkpoint has no near-ties
+    python tests/reference/make_blip.py --golden NAME   makes the golden of the checked-in checkpoint anew
+
+Seeds are tried until the texts vary and none has a near-tie. (Teaching, see below, is not the same to the last bit in
+every run, so the seed alone does not say whether.)
 """
 
 import os
 import sys
 
 import torch
-from common import PICTURES, Golden, checkpoint_dir, open_rgb, parameters_of, read_json, report_checkpoint
+from common import CHECKPOINTS, PICTURES, Golden, checkpoint_dir, open_rgb, parameters_of, read_json, report_checkpoint
 from common import scramble, write_json
 from generation import nudged, run
 from safetensors.torch import load_file, save_file
@@ -36,7 +40,8 @@ CAPTION_RUNS = {
 VQA_RUNS = {
     "greedy": {},
     "max_new_tokens": {"max_new_tokens": 4},
-    "beam3": {"num_beams": 3, "num_return_sequences": 3},
+    "beam3": {"num_beams": 3},
+    "beam3_all": {"num_beams": 3, "num_return_sequences": 3},
     "beam4_short": {"num_beams": 4, "length_penalty": -1.0, "max_length": 10, "num_return_sequences": 2},
 }
 
@@ -311,10 +316,8 @@ def caption_cases():
 
 
 def vqa_cases():
-    return [(picture, QUESTIONS[i % len(QUESTIONS)]) for i, picture in enumerate(PICTURES)] + [
-        (PICTURES[0], QUESTIONS[1]),
-        (PICTURES[2], QUESTIONS[0]),
-    ]
+    asked = [(0, 0), (1, 1), (3, 0), (0, 1), (4, 1), (2, 0)]  # (picture, question), the clear ones
+    return [(PICTURES[picture], QUESTIONS[question]) for picture, question in asked]
 
 
 def tokenizer_facts(out, tokenizer):
@@ -413,13 +416,8 @@ def make_start(model, processor, text):
     return start
 
 
-def quality(name, path):
-    """Why a seed is not good enough, or None: texts must vary, end both ways, and survive tiny changes."""
-    kind, runs, cases, make = {
-        "blip-caption-tiny": (BlipForConditionalGeneration, CAPTION_RUNS, caption_cases(), caption_runs),
-        "blip-vqa-tiny": (BlipForQuestionAnswering, VQA_RUNS, vqa_cases(), vqa_runs),
-    }[name]
-    model, processor = load(kind, path)
+def monotony(name, model, processor, cases, make):
+    """Why the greedy texts are too much alike, or None."""
     sep = model.config.text_config.sep_token_id
     first = [make(model, processor, picture, text, {"greedy": {}}) for picture, text in cases]
     greedy = [tuple(r["greedy"]["sequences"][0]) for r in first]
@@ -437,12 +435,24 @@ def quality(name, path):
     longest = max(greedy, key=len)
     if len(set(longest)) < 0.5 * len(longest):
         return "too much repetition"
+    return None
+
+
+def quality(name, path, variety=True, nudge=1e-4):
+    """Why a checkpoint is not good enough, or None: texts must vary, end both ways, and survive tiny changes."""
+    kind, runs, cases, make = {
+        "blip-caption-tiny": (BlipForConditionalGeneration, CAPTION_RUNS, caption_cases(), caption_runs),
+        "blip-vqa-tiny": (BlipForQuestionAnswering, VQA_RUNS, vqa_cases(), vqa_runs),
+    }[name]
+    model, processor = load(kind, path)
+    if variety and (why := monotony(name, model, processor, cases, make)):
+        return why
     all_results = [make(model, processor, *case, runs_for(runs, i)) for i, case in enumerate(cases)]
     margin = min(m["margin"] for r in all_results for m in r.values() if "margin" in m)
-    if margin < 3e-3:
+    if margin < 2e-3:
         return f"margin {margin:.5f}"
     for seed in range(2):
-        other = nudged(model, seed, size=1e-4)
+        other = nudged(model, seed, size=nudge)
         for i, (case, results) in enumerate(zip(cases, all_results)):
             again = make(other, processor, *case, runs_for(runs, i))
             for run_name, made in again.items():
@@ -459,23 +469,28 @@ ALL = {
 
 
 def main():
-    if sys.argv[1:2] == ["--search"]:
-        name = sys.argv[2]
-        make, _, seed = ALL[name]
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as path:
-            for seed in range(seed, seed + 400):
-                make(path, seed)
-                why = quality(name, path)
-                print(seed, why or "good", flush=True)
-                if why is None:
-                    return
+    if sys.argv[1:2] == ["--check"]:
+        for name in sys.argv[2:]:
+            for nudge in (1e-4, 2e-5):
+                why = quality(name, os.path.join(CHECKPOINTS, name), variety=False, nudge=nudge)
+                print(f"{name}, weights moved by {nudge}: {why or 'good'}", flush=True)
+        return
+    if sys.argv[1:2] == ["--golden"]:
+        for name in sys.argv[2:]:
+            _, golden, seed = ALL[name]
+            golden(name, os.path.join(CHECKPOINTS, name), seed)
         return
     for name in sys.argv[1:] or ALL:
-        make, golden, seed = ALL[name]
-        path = checkpoint_dir(name)
-        make(path, seed)
+        make, golden, first = ALL[name]
+        for seed in range(first, first + 100):
+            path = checkpoint_dir(name)
+            make(path, seed)
+            why = None if name == "blip-itm-tiny" else quality(name, path)
+            if why is None:
+                break
+            print(f"seed {seed}: {why}", flush=True)
+        else:
+            raise SystemExit(f"{name}: no seed is good enough")
         report_checkpoint(path)
         golden(name, path, seed)
 
