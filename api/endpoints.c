@@ -8,6 +8,7 @@
 
 extern const struct endpoint endpoint_caption;
 extern const struct endpoint endpoint_vqa;
+extern const struct endpoint endpoint_fill;
 extern const struct endpoint endpoint_chat;
 extern const struct endpoint endpoint_match;
 extern const struct endpoint endpoint_classify;
@@ -38,6 +39,7 @@ extern const struct endpoint endpoint_page_file;
 const struct endpoint *const endpoints[] = {
     &endpoint_caption,
     &endpoint_vqa,
+    &endpoint_fill,
     &endpoint_chat,
     &endpoint_match,
     &endpoint_classify,

@@ -547,12 +547,13 @@ static enum status score_match(const struct model *model, const struct compute *
     return status;
 }
 
-/* The surest of one text's masked positions. logits [vocab_size] of position `at`; best [3]. */
-static void keep_surest(float *logits, size_t n, size_t at, float best[3])
+/* The surest of one text's masked positions. logits [n] of position `at`; best [3]. A mask is no
+ * answer to a mask: filling would never end. */
+static void keep_surest(float *logits, size_t n, size_t mask_id, size_t at, float best[3])
 {
     nn_softmax_rows(logits, 1, n);
     for (size_t id = 0; id < n; id++)
-        if (logits[id] > best[2]) {
+        if (id != mask_id && logits[id] > best[2]) {
             best[0] = (float)at;
             best[1] = (float)id;
             best[2] = logits[id];
@@ -600,7 +601,7 @@ static enum status score_masks(const struct model *model, const struct compute *
         for (size_t j = 0; j < pairs[i].text->n; j++)
             if (pairs[i].text->ids[j] == vilt->mask_id) {
                 nn_linear(compute, &head->last, mask, 1, ACTIVATION_NONE, NULL, logits);
-                keep_surest(logits, n_vocab, j, best);
+                keep_surest(logits, n_vocab, (size_t)vilt->mask_id, j, best);
                 mask += dim;
             }
     }

@@ -1,0 +1,158 @@
+"""test_encoders.py: OpenCLIP's layout, masked words and pairs of pictures over HTTP, against the goldens."""
+import json
+import os
+import shutil
+import struct
+import tempfile
+import unittest
+
+from harness import DATA, ServerTest, image_b64, image_bytes, multipart, run
+
+MODELS = {
+    "resnet": "openclip-rn-tiny",
+    "vit": "openclip-vit-tiny",
+    "filler": "vilt-mlm-tiny",
+    "reasoner": "vilt-nlvr2-tiny",
+}
+
+
+def golden(name):
+    with open(os.path.join(DATA, "goldens", name + ".json")) as file:
+        return json.load(file)["cases"]
+
+
+def cases(name, kind):
+    found = [case for case in golden(name) if case["kind"] == kind]
+    assert found, (name, kind)
+    return found
+
+
+def golden_floats(name, key):
+    with open(os.path.join(DATA, "goldens", name + ".safetensors"), "rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(size))[key]
+        start, end = entry["data_offsets"]
+        file.seek(8 + size + start)
+        return list(struct.unpack(f"<{(end - start) // 4}f", file.read(end - start)))
+
+
+class Encoders(ServerTest):
+    models = MODELS
+
+    def test_open_clip_embeds_as_the_reference(self):
+        for model in ("resnet", "vit"):
+            name = MODELS[model]
+            for case in cases(name, "image"):
+                reply = self.server.post(
+                    "/v1/embeddings", {"model": model, "input": [{"image": image_b64(case["picture"])}]})
+                self.assertEqual(reply.status, 200, reply.body)
+                self.compare(reply.json["data"][0]["embedding"], golden_floats(name, case["case"] + "/image_embeds"))
+            for case in cases(name, "text"):
+                if not case["text"]:
+                    continue
+                reply = self.server.post("/v1/embeddings", {"model": model, "input": case["text"]})
+                self.assertEqual(reply.status, 200, reply.body)
+                self.compare(reply.json["data"][0]["embedding"], golden_floats(name, case["case"] + "/text_embeds"))
+
+    def compare(self, got, want):
+        self.assertEqual(len(got), len(want))
+        for a, b in zip(got, want):
+            self.assertAlmostEqual(a, b, delta=1e-4)
+
+    def test_open_clip_classifies_as_the_reference(self):
+        for model in ("resnet", "vit"):
+            for case in cases(MODELS[model], "classify"):
+                reply = self.server.post("/v1/classify", {
+                    "model": model, "image": image_b64(case["picture"]), "labels": case["labels"]})
+                self.assertEqual(reply.status, 200, reply.body)
+                for got, want in zip(reply.json["labels"], case["best_first"]):
+                    self.assertEqual(got["label"], want["label"])
+                    self.assertAlmostEqual(got["score"], want["score"], delta=1e-4)
+
+    def test_masked_words_are_filled_one_by_one(self):
+        for case in cases("vilt-mlm-tiny", "fill"):
+            if not case["masks"]:
+                continue
+            body, headers = multipart([("image", ("a.jpg", image_bytes(case["picture"]))), ("text", case["text"])])
+            for reply in (self.server.post("/v1/fill", {"image": image_b64(case["picture"]), "text": case["text"]}),
+                          self.server.post("/v1/fill", body, headers)):
+                self.assertEqual(reply.status, 200, reply.body)
+                self.assertEqual(reply.json["model"], "filler")
+                self.assertEqual(reply.json["text"], case["filled_one_by_one"])
+                want = sorted(case["one_by_one"], key=lambda step: step["position"])
+                self.assertEqual(len(reply.json["tokens"]), len(want))
+                names = {i: t for m in case["masks"] for i, t in zip(m["ids"], m["tokens"])}
+                for got, step in zip(reply.json["tokens"], want):
+                    self.assertAlmostEqual(got["score"], step["score"], delta=1e-4)
+                    if step["id"] in names:
+                        self.assertEqual(got["token"], names[step["id"]])
+
+    def test_what_cannot_be_filled(self):
+        ask = lambda **fields: self.server.post("/v1/fill", {"image": image_b64(), **fields})
+        for fields, status, code, param in [
+            ({"text": "no mask"}, 422, "unprocessable", "text"),
+            ({"text": ""}, 422, "unprocessable", "text"),
+            ({"text": "word " * 300 + "[MASK]"}, 422, "unprocessable", "text"),
+            ({}, 400, "missing_field", "text"),
+            ({"text": "a [MASK]", "model": "resnet"}, 422, "task_not_supported", "model"),
+            ({"text": "a [MASK]", "model": "none"}, 404, "model_not_found", "model"),
+        ]:
+            reply = ask(**fields)
+            self.assertEqual((reply.status, reply.error["code"], reply.error["param"]), (status, code, param), reply.body)
+        self.assertIn("filler", ask(text="a [MASK]", model="resnet").error["message"])
+        self.assertIn("[MASK]", ask(text="no mask").error["message"])
+
+    def test_a_statement_about_two_pictures(self):
+        for case in cases("vilt-nlvr2-tiny", "nlvr2"):
+            reply = self.server.post("/v1/vqa", {
+                "model": "reasoner", "images": [image_b64(name) for name in case["pictures"]],
+                "question": case["text"]})
+            self.assertEqual(reply.status, 200, reply.body)
+            got = {answer["answer"]: answer["score"] for answer in reply.json["answers"]}
+            self.assertAlmostEqual(sum(got.values()), 1, places=4)
+            for label, score in case["scores"].items():
+                self.assertAlmostEqual(got[label], score, delta=1e-4)
+        for n in (1, 3):
+            reply = self.server.post("/v1/vqa", {
+                "model": "reasoner", "images": [image_b64()] * n, "question": "is it true?"})
+            self.assertEqual(reply.status, 422, reply.body)
+
+    def test_layouts_side_by_side(self):
+        """A directory with both layouts; one that lacks its weights; options that we don't have."""
+        source = os.path.join(DATA, "checkpoints", "openclip-vit-tiny")
+        with tempfile.TemporaryDirectory() as root:
+            both = os.path.join(root, "both")
+            shutil.copytree(source, both)
+            with open(os.path.join(both, "config.json"), "w") as file:
+                json.dump({"architectures": ["CLIPModel"]}, file)  # its model.safetensors is not here
+            self.assertIn("OpenCLIP", run("inspect", both)[1])
+
+            with open(os.path.join(both, "open_clip_config.json")) as file:
+                config = json.load(file)
+            for part, key, value, word in [
+                ("vision_cfg", "timm_model_name", "vit_base", "timm_model_name"),
+                ("vision_cfg", "layers", [1, 2], "layers"),
+                ("vision_cfg", "head_width", 7, "heads"),
+                ("vision_cfg", "image_size", 0, "image_size"),
+                ("vision_cfg", "image_size", 53, "positional_embedding"),
+                ("text_cfg", "hf_model_name", "xlm-roberta-base", "hf_model_name"),
+                ("text_cfg", "pool_type", "last", "pool_type"),
+                ("text_cfg", "mlp_ratio", -1, "mlp_ratio"),
+                ("text_cfg", "width", 41, "width"),
+            ]:
+                broken = json.loads(json.dumps(config))
+                broken["model_cfg"][part][key] = value
+                with open(os.path.join(both, "open_clip_config.json"), "w") as file:
+                    json.dump(broken, file)
+                status, out, _ = run("inspect", both, check=False)
+                self.assertEqual(status, 1, (key, value))
+                self.assertIn(word, out, (key, value))
+
+            os.remove(os.path.join(both, "open_clip_model.safetensors"))
+            status, _, err = run("inspect", both, check=False)
+            self.assertEqual(status, 1)
+            self.assertIn("open_clip_model.safetensors", err)
+
+
+if __name__ == "__main__":
+    unittest.main()
