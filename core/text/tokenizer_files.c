@@ -82,7 +82,7 @@ static enum status read_json(const char *directory, const char *name, size_t fla
     *root = json_loadb(text, size, flags | JSON_ALLOW_NUL, &fault);
     free(text);
     if (!*root)
-        return json_error_code(&fault) == json_error_out_of_memory
+        return json_error_code(&fault) == json_error_out_of_memory || !fault.text[0]
                    ? error_no_memory(err, name)
                    : error_set(err, STATUS_BAD_CHECKPOINT, "%s: line %d: %s", name, fault.line,
                                fault.text);
