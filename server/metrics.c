@@ -125,22 +125,21 @@ static void put_routes(struct buffer *out, const struct metrics *metrics, const 
 static void put_lanes(struct buffer *out, const struct runtime *runtime)
 {
     char label[300];
-    size_t n = runtime_count(runtime);
+    const struct lane *lane;
 #define PUT_COUNTER(field, metric, type, help)                                                     \
     put_head(out, metric, type, help);                                                             \
-    for (size_t i = 0; i < n; i++) {                                                               \
-        model_label(label, sizeof label, lane_model(runtime_at(runtime, i))->name);                \
-        buffer_printf(                                                                             \
-            out, metric "{%s} %llu\n", label,                                                      \
-            (unsigned long long)atomic_load(&lane_stats(runtime_at(runtime, i))->field));          \
+    for (size_t i = 0; (lane = runtime_at(runtime, i)); i++) {                                     \
+        model_label(label, sizeof label, lane_model(lane)->name);                                  \
+        buffer_printf(out, metric "{%s} %llu\n", label,                                            \
+                      (unsigned long long)atomic_load(&lane_stats(lane)->field));                  \
     }
     LANE_COUNTERS(PUT_COUNTER)
 #undef PUT_COUNTER
 #define PUT_HISTOGRAM(field, metric, help)                                                         \
     put_head(out, metric, "histogram", help);                                                      \
-    for (size_t i = 0; i < n; i++) {                                                               \
-        model_label(label, sizeof label, lane_model(runtime_at(runtime, i))->name);                \
-        put_histogram(out, metric, label, &lane_stats(runtime_at(runtime, i))->field);             \
+    for (size_t i = 0; (lane = runtime_at(runtime, i)); i++) {                                     \
+        model_label(label, sizeof label, lane_model(lane)->name);                                  \
+        put_histogram(out, metric, label, &lane_stats(lane)->field);                               \
     }
     LANE_HISTOGRAMS(PUT_HISTOGRAM)
 #undef PUT_HISTOGRAM
