@@ -36,6 +36,13 @@ struct linear_job {
     size_t n_blocks_out;
 };
 
+/* Rows longer than this are multiplied a stretch at a time, LINEAR_LONG_OUT outputs to a task. */
+enum { LINEAR_LONG = 3072, LINEAR_LONG_OUT = 192 };
+static inline bool linear_is_long(const struct linear_job *job)
+{
+    return !job->conv && job->linear->n_in > LINEAR_LONG;
+}
+
 struct kernels {
     const char *name;
     size_t lanes;

@@ -49,7 +49,10 @@ void linear_release(struct linear *linear)
 
 static pthread_once_t blas_once = PTHREAD_ONCE_INIT;
 
-/* OpenBLAS runs inside the pool's tasks: threads of its own would fight with the pool's. */
+/* OpenBLAS runs inside the pool's tasks: threads of its own would fight with the pool's. Which of
+ * its kernels it takes is its own choice by CPUID (0.3.21 takes SkylakeX on every AVX-512 chip we
+ * saw; the tests hold its results against plain loops); OPENBLAS_CORETYPE in the environment
+ * overrides it. */
 static void blas_start(void)
 {
     openblas_set_num_threads(1);
@@ -148,6 +151,9 @@ bool linear_run(struct pool *pool, struct linear_job *job)
         size_t each = (n_out / pool_threads(pool) / BLOCK_OUT + 1) * BLOCK_OUT;
         job->block_out = min_size(each, BLAS_OUT);
         rows_max = BLAS_ROWS;
+    } else if (linear_is_long(job)) {
+        job->block_out = LINEAR_LONG_OUT;
+        rows_max = kernels()->group_rows;
     }
     job->n_blocks_out = (n_out + job->block_out - 1) / job->block_out;
     /* Blocks of nearly equal numbers of rows, whole vectors each but the last. */

@@ -98,18 +98,18 @@ static double time_product(size_t n_rows, size_t n_out, size_t n_in, size_t weig
 static void bench_products(void)
 {
     static const size_t rows[] = {50, 400, 1600, 577};
-    static const size_t weights[][2] = {
-        {768, 768}, {2304, 768}, {3072, 768}, {768, 3072}, {512, 768}};
+    static const size_t weights[][2] = {{768, 768},  {2304, 768}, {3072, 768},
+                                        {768, 3072}, {512, 768},  {2048, 11008}};
     printf("products, GFLOP/s (weights of the last call still in the caches)\n  %8s", "rows");
-    for (size_t w = 0; w < 5; w++)
-        printf("  %4zu<-%-4zu", weights[w][0], weights[w][1]);
+    for (size_t w = 0; w < 6; w++)
+        printf(" %5zu<-%-5zu", weights[w][0], weights[w][1]);
     printf("\n");
     for (size_t r = 0; r < 4; r++) {
         printf("  %8zu", rows[r]);
-        for (size_t w = 0; w < 5; w++) {
+        for (size_t w = 0; w < 6; w++) {
             size_t n_out = weights[w][0], n_in = weights[w][1];
             double time = time_product(rows[r], n_out, n_in, 0, 0.15);
-            printf("  %10.1f", 2e-9 * (double)(rows[r] * n_out * n_in) / time);
+            printf("  %11.1f", 2e-9 * (double)(rows[r] * n_out * n_in) / time);
             fflush(stdout);
         }
         printf("\n");
