@@ -41,6 +41,56 @@ def build(model_cfg):
     return kind(**known)
 
 
+def scramble_norms(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, module in sorted(model.named_modules()):
+            if isinstance(module, torch.nn.BatchNorm2d):
+                shape = module.weight.shape
+                module.weight.copy_(1 + 0.2 * torch.randn(shape, generator=generator))
+                module.bias.copy_(0.2 * torch.randn(shape, generator=generator))
+                module.running_mean.copy_(0.3 * torch.randn(shape, generator=generator))
+                module.running_var.copy_(0.6 + torch.rand(shape, generator=generator))
+                module.num_batches_tracked.fill_(7)
+
+
+def load(path):
+    """The model of a directory in float32, and what makes its pixels."""
+    config = read_json(os.path.join(path, "open_clip_config.json"))
+    model = build(config["model_cfg"])
+    state = load_file(os.path.join(path, "open_clip_model.safetensors"))
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    size = config["model_cfg"]["vision_cfg"]["image_size"]
+    preprocess = image_transform_v2(PreprocessCfg(**{**config["preprocess_cfg"], "size": size}), is_train=False)
+    return model.eval(), preprocess, config
+
+
+def real_size(path, name, dtype):
+    """A model of open_clip's own list at its size; for make_real_encoders.py."""
+    write_tokenizer(path, 150, 77)
+    config = {"model_cfg": {**open_clip.get_model_config(name), "quick_gelu": True}, "preprocess_cfg": {}}
+    model = scramble(build(config["model_cfg"]), 1, gain=1.0)
+    scramble_norms(model, 2)
+    with torch.no_grad():
+        model.logit_scale.fill_(3.0)
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_file(state, os.path.join(path, "open_clip_model.safetensors"), metadata={"format": "pt"})
+    write_json(os.path.join(path, "open_clip_config.json"), config)
+    del model, state
+    model, preprocess, _ = load(path)
+    reader = open_clip.tokenizer.HFTokenizer(path, context_length=77)
+    texts = TEXTS[:3] + [TEMPLATE.format(label) for label in LABELS]
+    embeds = model.encode_text(reader(texts), normalize=True)
+    requests = [{"task": "embed", "text": t, "want": v.tolist()} for t, v in zip(texts[:3], embeds)]
+    for picture in PICTURES:
+        image = model.encode_image(preprocess(open_rgb(picture))[None], normalize=True)
+        scores = (model.logit_scale.exp() * image @ embeds[3:].T).softmax(-1)[0]
+        requests.append({"task": "embed", "picture": picture, "want": image[0].tolist()})
+        want = dict(zip(LABELS, scores.tolist()))
+        requests.append({"task": "classify", "picture": picture, "labels": LABELS, "want": want})
+    return model, requests
+
+
 def resnet_tiny(path):
     """As timm's uploads of OpenAI's ResNets: QuickGELU, a config.json that is not ours, half precision."""
     vocab = write_tokenizer(path, 130, 21)
@@ -63,17 +113,9 @@ def resnet_tiny(path):
         },
     }
     model = scramble(build(config["model_cfg"]), 303)
-    generator = torch.Generator().manual_seed(304)
+    scramble_norms(model, 304)
     with torch.no_grad():
         model.logit_scale.fill_(3.1)
-        for name, module in sorted(model.named_modules()):
-            if isinstance(module, torch.nn.BatchNorm2d):
-                shape = module.weight.shape
-                module.weight.copy_(1 + 0.2 * torch.randn(shape, generator=generator))
-                module.bias.copy_(0.2 * torch.randn(shape, generator=generator))
-                module.running_mean.copy_(0.3 * torch.randn(shape, generator=generator))
-                module.running_var.copy_(0.6 + torch.rand(shape, generator=generator))
-                module.num_batches_tracked.fill_(7)
     save_file(
         {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()},
         os.path.join(path, "open_clip_model.safetensors"),
@@ -129,13 +171,7 @@ def vit_tiny(path):
 
 
 def golden(name, path, seed):
-    config = read_json(os.path.join(path, "open_clip_config.json"))
-    model = build(config["model_cfg"])
-    state = load_file(os.path.join(path, "open_clip_model.safetensors"))
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    model.eval()
-    size = config["model_cfg"]["vision_cfg"]["image_size"]
-    preprocess = image_transform_v2(PreprocessCfg(**{**config["preprocess_cfg"], "size": size}), is_train=False)
+    model, preprocess, config = load(path)
     length = config["model_cfg"]["text_cfg"]["context_length"]
     tokenizer = CLIPTokenizer.from_pretrained(path)
     reader = open_clip.tokenizer.HFTokenizer(path, context_length=length)

@@ -1,6 +1,6 @@
 """make_real_size.py's other half: encoders at public size. Not for CI.
 
-    python tests/reference/make_real_encoders.py siglip-b16|vilt-vqa|clipseg|owlvit-b32|owlv2-b16 FOLDER [--dtype …]
+    python tests/reference/make_real_encoders.py siglip-b16|vilt-vqa|clipseg|owlvit-b32|owlv2-b16|openclip-rn50|openclip-b32 FOLDER [--dtype …]
 
 Writes FOLDER and FOLDER.reference.json, for compare_real_size.py.
 """
@@ -119,6 +119,12 @@ def owl(path, save, config_kind, model_kind, image_kind, vision):
     return model, requests
 
 
+def open_clip(path, save, name):
+    from make_open_clip import real_size  # needs open_clip_torch
+
+    return real_size(path, name, save.dtype)
+
+
 KINDS = {
     "siglip-b16": siglip,
     "vilt-vqa": vilt_vqa,
@@ -126,6 +132,8 @@ KINDS = {
     "owlvit-b32": lambda p, s: owl(p, s, OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessorPil, {}),
     "owlv2-b16": lambda p, s: owl(p, s, Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessorPil,
                                   {"image_size": 960, "patch_size": 16}),
+    "openclip-rn50": lambda p, s: open_clip(p, s, "RN50"),
+    "openclip-b32": lambda p, s: open_clip(p, s, "ViT-B-32"),
 }
 
 
@@ -145,6 +153,7 @@ def main():
         model.to(getattr(torch, given.dtype)).save_pretrained(path)
         return kind.from_pretrained(path, dtype=torch.float32).eval()
 
+    save.dtype = getattr(torch, given.dtype)
     started = time.monotonic()
     model, requests = KINDS[given.kind](path, save)
     facts = {"kind": given.kind, "dtype": given.dtype, "parameters": parameters_of(model), "tools": tools()}
