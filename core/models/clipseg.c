@@ -29,7 +29,7 @@
 /* ---- configuration -----------------------------------------------------------------------------
  */
 
-enum { DEPTH_MAX = 32 };
+enum { DEPTH_MAX = 32, MASK_EDGE_MAX = 4096 };
 
 struct clipseg_config {
     struct clip_vision_config vision;
@@ -310,6 +310,13 @@ static enum status clipseg_load(struct model *model, struct error *err)
     if (status)
         goto out;
     clipseg->step = config->is_complex ? config->vision.patch_size / 4 : config->vision.patch_size;
+    size_t edge = config->grid * clipseg->step * (config->is_complex ? clipseg->step : 1);
+    if (edge > MASK_EDGE_MAX) {
+        status = error_set(err, STATUS_BAD_CHECKPOINT,
+                           "masks would be %zu pixels an edge; at most %d are possible", edge,
+                           MASK_EDGE_MAX);
+        goto out;
+    }
     binder_init(&binder, model->checkpoint->tensors, err);
     bind(&binder, clipseg);
     status = binder_finish(&binder, &model->bound);
@@ -322,8 +329,7 @@ static enum status clipseg_load(struct model *model, struct error *err)
     struct model_traits *traits = &model->traits;
     model->n_parameters = binder.n_parameters;
     traits->embed_dim = config->projection_dim;
-    traits->mask_height = traits->mask_width =
-        config->grid * clipseg->step * (config->is_complex ? clipseg->step : 1);
+    traits->mask_height = traits->mask_width = edge;
     traits->n_outputs = traits->mask_height * traits->mask_width;
     traits->pairs_by_embedding = true;
     traits->pairs_by_example = true;

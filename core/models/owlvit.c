@@ -189,7 +189,7 @@ static enum status load(struct model *model, const struct family *family, struct
     vision.image_size = 768;
     vision.patch_size = family->patch_size;
     text.context_length = 16;
-    size_t projection_dim = 512, grid;
+    size_t projection_dim = 512;
     struct binder binder;
     enum status status = clip_vision_config_load(config, &vision, err);
     if (!status)
@@ -203,14 +203,13 @@ static enum status load(struct model *model, const struct family *family, struct
         !(model->processor.height && model->processor.width))
         status = error_set(err, STATUS_BAD_CHECKPOINT,
                            "preprocessor config: 'size' must have 'height' and 'width'");
-    grid = vision.image_size / vision.patch_size;
-    if (!status)
-        status = make_box_bias(owlvit, grid, err);
     if (status)
         goto out;
     binder_init(&binder, model->checkpoint->tensors, err);
     bind(&binder, owlvit, &vision, &text, projection_dim);
     status = binder_finish(&binder, &model->bound);
+    if (!status) /* the checkpoint has a position for each patch, so there are not too many */
+        status = make_box_bias(owlvit, vision.image_size / vision.patch_size, err);
     if (status)
         goto out;
     model->n_parameters = binder.n_parameters;

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from safetensors.numpy import save_file
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 warnings.simplefilter("ignore")
@@ -287,6 +288,32 @@ def processors(tensors):
     return cases
 
 
+# --- OWLv2's resizing -------------------------------------------------------------------------------
+
+ZOOM_CONFIGS = [
+    {"size": {"height": 20, "width": 20}},
+    {"size": {"height": 64, "width": 64}},
+    {"size": {"height": 7, "width": 7}, "resample": 0},
+    {"size": {"height": 9, "width": 31}, "do_pad": False, "do_normalize": False},
+    {"size": {"height": 2, "width": 4}},
+    {"do_resize": False},
+]
+ZOOM_PICTURES = {"wide": (61, 35), "narrow": (9, 70), "long": (150, 2), "pair": (2, 1), "dot": (1, 1)}
+
+
+def zooms(tensors):
+    cases = []
+    for name, (width, height) in ZOOM_PICTURES.items():
+        tensors[name] = draw(width, height, grain=30)
+    for number, config in enumerate(ZOOM_CONFIGS):
+        for name in ZOOM_PICTURES:
+            pixels = Owlv2ImageProcessorPil(**config)(Image.fromarray(tensors[name]))["pixel_values"][0]
+            key = f"{number}/{name}"
+            tensors[key] = np.ascontiguousarray(np.asarray(pixels).astype(np.float32))
+            cases.append({"name": key, "class": "owlv2", "config": config, "input": name})
+    return cases
+
+
 def write(name, cases, tensors):
     path = os.path.join(OUT, name + ".safetensors")
     save_file(tensors, path)
@@ -311,6 +338,8 @@ def main():
     write("resize", resizes(tensors), tensors)
     tensors = {}
     write("processor", processors(tensors), tensors)
+    tensors = {}
+    write("zoom", zooms(tensors), tensors)
 
 
 if __name__ == "__main__":

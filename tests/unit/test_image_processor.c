@@ -4,7 +4,7 @@
  */
 #include <math.h>
 
-#include "core/image/processor.h"
+#include "core/image/zoom.h"
 #include "tests/unit/test_image_data.h"
 
 #define CLIP_MEAN                                                                                  \
@@ -41,6 +41,18 @@ static const struct {
       .height = 384,
       .width = 384,
       .resample = RESAMPLE_BICUBIC,
+      .rescale_factor = 1 / 255.0,
+      .mean = CLIP_MEAN,
+      .std = CLIP_STD}},
+    {"owlv2",
+     {.do_resize = true,
+      .do_rescale = true,
+      .do_normalize = true,
+      .do_pad = true,
+      .default_to_square = true,
+      .height = 960,
+      .width = 960,
+      .resample = RESAMPLE_BILINEAR,
       .rescale_factor = 1 / 255.0,
       .mean = CLIP_MEAN,
       .std = CLIP_STD}},
@@ -114,6 +126,58 @@ START_TEST(processor_equals_reference)
         pixels_release(&got);
     }
     golden_close(&golden);
+}
+END_TEST
+
+START_TEST(zoom_equals_reference)
+{
+    struct golden golden = golden_open("zoom");
+    size_t i;
+    json_t *item;
+    json_array_foreach(golden.cases, i, item)
+    {
+        const char *name, *class, *input;
+        json_t *config;
+        ck_assert_int_eq(json_unpack(item, "{s:s, s:s, s:s, s:o}", "name", &name, "class", &class,
+                                     "input", &input, "config", &config),
+                         0);
+        struct error err = {0};
+        struct image_processor processor;
+        ck_assert(!image_processor_parse(config, defaults_of(class), &processor, &err));
+        struct image in = golden_image(&golden, input);
+        struct pixels got = {0};
+        ck_assert_msg(!image_zoom_apply(&processor, &in, &got, &err), "%s: %s", name, err.message);
+        const struct tensor_view *want = golden_tensor(&golden, name);
+        ck_assert_msg(got.height == want->shape[1] && got.width == want->shape[2],
+                      "%s: %zu x %zu, not %zu x %zu", name, got.height, got.width, want->shape[1],
+                      want->shape[2]);
+        for (size_t p = 0; p < 3 * got.height * got.width; p++) {
+            float x;
+            memcpy(&x, (const char *)want->data + p * sizeof x, sizeof x);
+            ck_assert_msg(fabsf(got.data[p] - x) <= 1e-5f, "%s: value %zu is %g, not %g", name, p,
+                          (double)got.data[p], (double)x);
+        }
+        pixels_release(&got);
+    }
+    golden_close(&golden);
+}
+END_TEST
+
+START_TEST(zoom_refuses_endless_pictures)
+{
+    const struct image_processor *processor = defaults_of("owlv2");
+    static uint8_t rgb[3 * (PROCESSOR_EDGE_MAX + 1)];
+    struct pixels got = {0};
+    struct error err = {0};
+    struct image in = {.width = PROCESSOR_EDGE_MAX + 1, .height = 1, .rgb = rgb};
+    ck_assert_int_eq(image_zoom_apply(processor, &in, &got, &err), STATUS_UNPROCESSABLE);
+    ck_assert_ptr_null(got.data);
+    in.width = PROCESSOR_EDGE_MAX;
+    ck_assert_int_eq(image_zoom_apply(processor, &in, &got, &err), STATUS_OK);
+    pixels_release(&got);
+    struct image_processor as_it_is = *processor; /* a square of 65536 */
+    as_it_is.do_resize = false;
+    ck_assert_int_eq(image_zoom_apply(&as_it_is, &in, &got, &err), STATUS_UNPROCESSABLE);
 }
 END_TEST
 
@@ -231,6 +295,8 @@ int main(void)
     TCase *tcase = tcase_create("image_processor");
     tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, processor_equals_reference);
+    tcase_add_test(tcase, zoom_equals_reference);
+    tcase_add_test(tcase, zoom_refuses_endless_pictures);
     tcase_add_test(tcase, processor_names_the_bad_key);
     tcase_add_test(tcase, processor_takes_extreme_pictures);
     suite_add_tcase(suite, tcase);

@@ -506,6 +506,23 @@ static const struct {
     {"blip-caption-tiny", "architectures", "[\"BlipForImageTextRetrieval\"]", "text_encoder."},
     {"blip-itm-tiny", "image_text_hidden_size", "12", "vision_proj.weight"},
     {"blip-itm-tiny", "vision_config.image_size", "200", "200"},
+    {"owlvit-tiny", "projection_dim", "33", "text_projection.weight"},
+    {"owlvit-tiny", "text_config.hidden_size", "36", "'owlvit.text_model"},
+    {"owlvit-tiny", "vision_config.image_size", "65536", "65536"},
+    {"owlvit-tiny", "architectures", "[\"Owlv2ForObjectDetection\"]", "owlv2."},
+    {"owlv2-tiny", "vision_config.patch_size", "1", "patch_embedding.weight"},
+    {"owlv2-tiny", "architectures", "[\"CLIPSegForImageSegmentation\"]", "extract_layers"},
+    {"clipseg-tiny", "extract_layers", "[0, 4]", "layers from 0 to 3"},
+    {"clipseg-tiny", "extract_layers", "[-1]", "'extract_layers'"},
+    {"clipseg-tiny", "extract_layers", "[]", "'extract_layers'"},
+    {"clipseg-tiny", "extract_layers", "7", "'extract_layers'"},
+    {"clipseg-tiny", "extract_layers", "[0, 1, 2, 3]", "decoder.reduces.3.weight"},
+    {"clipseg-tiny", "decoder_num_attention_heads", "3", "'decoder_num_attention_heads'"},
+    {"clipseg-tiny", "reduce_dim", "2147483644", "decoder."},
+    {"clipseg-tiny", "use_complex_transposed_convolution", "false", "transposed_convolution"},
+    {"clipseg-simple-tiny", "use_complex_transposed_convolution", "true", "transposed_convolution"},
+    {"clipseg-tiny", "vision_config.patch_size", "40", "patch_embedding.weight"},
+    {"clipseg-tiny", "vision_config.patch_size", "3", "'patch_size'"},
 };
 
 static void edit_config(const char *path, const char *value)
