@@ -40,7 +40,10 @@ def save(model, folder):
 
 def blip(run, to):
     joint = Joint()
-    joint.load_state_dict(torch.load(os.path.join(run, "blip.pt"))["model"])
+    state = torch.load(os.path.join(run, "blip.pt"))["model"]
+    if os.path.exists(os.path.join(run, "vqa.pt")):       # trained beside, on the same tower
+        state.update({k: v for k, v in torch.load(os.path.join(run, "vqa.pt"))["model"].items() if k.startswith("vqa.")})
+    joint.load_state_dict(state)
     vocab = wordpiece()
     for name, model, tokens in (("caption", joint.caption, 40), ("vqa", joint.vqa, 8), ("itm", joint.itm, 0)):
         folder = os.path.join(to, "vlmd-" + name)

@@ -87,9 +87,6 @@ def caption(scene, rng, plain=False):
     if scene.background >= 0 and groups and (plain or rng.random() < .5):
         tint = COLOURS[scene.background]
         text += f" on {things.article(tint)} {tint} background"
-    if not plain:
-        if rng.random() < .12:
-            text = "a picture of " + text
     return text
 
 
@@ -108,7 +105,8 @@ def short_text(scene, rng):
             if bare < .7 and len(members) == 1:
                 return one.split(" ", 1)[1]
             return one
-    return caption(scene, rng)
+    text = caption(scene, rng)
+    return ["a picture of ", "a photo of "][int(rng.integers(2))] + text if scene.things and rng.random() < .2 else text
 
 
 # -- questions -----------------------------------------------------------------------------------

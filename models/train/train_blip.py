@@ -53,33 +53,44 @@ class Joint(nn.Module):
             model.vision_model = self.tower.vision
 
     def losses(self, batch, texts, frozen=False):
-        n, out, right = len(batch["pixels"]), {}, 0.
+        out, right = {}, {}
         with torch.set_grad_enabled(not frozen):
             hidden = self.tower.vision(batch["pixels"]).last_hidden_state
         if not frozen:
-            dense, right = self.tower.losses(hidden, batch)
+            dense, right["patch-right"] = self.tower.losses(hidden, batch)
             out["dense"] = .5 * sum(dense.values())
         seen = torch.ones(hidden.shape[:2], dtype=torch.long)
 
+        if "caption" in texts:
+            out["caption"] = self.caption_loss(hidden, seen, texts)
+        if "question" in texts:
+            out["vqa"], right["answer-right"] = self.vqa_loss(hidden, seen, texts)
+        if "statement" in texts:
+            out["itm"], out["itc"], right["match-right"] = self.itm_losses(hidden, seen, texts)
+        return out, right
+
+    def caption_loss(self, hidden, seen, texts):
         ids, mask = texts["caption"]
         logits = self.caption.text_decoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
                                            encoder_attention_mask=seen, use_cache=False).logits
-        out["caption"] = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=0)
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=0)
 
+    def vqa_loss(self, hidden, seen, texts):
         ids, mask = texts["question"]
         asked = self.vqa.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
                                       encoder_attention_mask=seen).last_hidden_state
         answers, answer_mask = texts["answer"]
         logits = self.vqa.text_decoder(input_ids=answers[:, :-1], attention_mask=answer_mask[:, :-1], encoder_hidden_states=asked,
                                        encoder_attention_mask=mask, use_cache=False).logits
-        out["vqa"] = 1.5 * F.cross_entropy(logits.flatten(0, 1).float(), answers[:, 1:].flatten(), ignore_index=0)
-        answered = (logits[:, 0].argmax(-1) == answers[:, 1]).float().mean()
+        loss = 1.5 * F.cross_entropy(logits.flatten(0, 1).float(), answers[:, 1:].flatten(), ignore_index=0)
+        return loss, (logits[:, 0].argmax(-1) == answers[:, 1]).float().mean()
 
+    def itm_losses(self, hidden, seen, texts):
         ids, mask = texts["statement"]
         read = self.itm.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
                                      encoder_attention_mask=seen).last_hidden_state
         judged = self.itm.itm_head(read[:, 0]).float()
-        out["itm"] = .8 * F.cross_entropy(judged, texts["fits"])
+        itm = .8 * F.cross_entropy(judged, texts["fits"])
         matched = (judged.argmax(1) == texts["fits"]).float().mean()
 
         ids, mask = texts["pair"]
@@ -87,29 +98,35 @@ class Joint(nn.Module):
         picture = F.normalize(self.itm.vision_proj(hidden[:, 0]).float(), dim=-1)
         text = F.normalize(self.itm.text_proj(read[:, 0]).float(), dim=-1)
         cosine = (picture @ text.T / TEMPERATURE).masked_fill(texts["same"], -1e4)
-        goal = torch.arange(n)
-        out["itc"] = .3 * (F.cross_entropy(cosine, goal) + F.cross_entropy(cosine.T, goal)) / 2
-        return out, {"patch-right": right, "answer-right": answered, "match-right": matched}
+        goal = torch.arange(len(hidden))
+        itc = .3 * (F.cross_entropy(cosine, goal) + F.cross_entropy(cosine.T, goal)) / 2
+        return itm, itc, matched
 
 
-def write_texts(scenes, encode, rng, vocab, questions, statements):
+def write_texts(scenes, encode, rng, vocab, questions, statements, tasks):
     start, end = vocab["[DEC]"], vocab["[SEP]"]
     captions, asked, answers, said, fits, pairs = [], [], [], [], [], []
     for i, scene in enumerate(scenes):
         captions.append([start] + encode(language.caption(scene, rng))[1:])
-        for _ in range(questions):
+        for _ in range(questions if "vqa" in tasks else 0):
             _, question, answer = language.question(scene, rng)
             asked.append(encode(question))
             answers.append([start] + encode(answer)[1:-1] + [end])
-        for _ in range(statements):
+        for _ in range(statements if "itm" in tasks else 0):
             text, true = language.statement(scene, scenes[int(rng.integers(len(scenes)))], rng)
             said.append(encode(text))
             fits.append(true)
         pairs.append(encode(language.short_text(scene, rng)))
     marks = [language.signature(scene) for scene in scenes]
     same = torch.tensor([[i != j and a == b for j, b in enumerate(marks)] for i, a in enumerate(marks)])
-    return {"caption": pad(captions), "question": pad(asked), "answer": pad(answers), "statement": pad(said),
-            "fits": torch.tensor(fits), "pair": pad(pairs), "same": same}
+    out = {}
+    if "caption" in tasks:
+        out["caption"] = pad(captions)
+    if "vqa" in tasks:
+        out["question"], out["answer"] = pad(asked), pad(answers)
+    if "itm" in tasks:
+        out.update(statement=pad(said), fits=torch.tensor(fits), pair=pad(pairs), same=same)
+    return out
 
 
 def train(rank, count, args):
@@ -117,9 +134,11 @@ def train(rank, count, args):
     model = Joint()
     if args.freeze:
         model.tower.requires_grad_(False)
+        for name in {"caption", "vqa", "itm"} - set(args.tasks.split(",")):
+            getattr(model, name).requires_grad_(False)
     parameters = list(model.parameters())        # f32; the passes run on a bf16 copy, which autocast would make piece by piece
     optimizer = Optimizer(model, args.lr, slow="tower.", slowness=.35)
-    path, done = os.path.join(args.run, "blip.pt"), 0
+    path, done = os.path.join(args.run, args.name), 0
     if os.path.exists(path):
         saved = torch.load(path)
         model.load_state_dict(saved["model"])
@@ -137,7 +156,7 @@ def train(rank, count, args):
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
         batch = pool.batch(args.batch, 1, single=.45 - .15 * min(1, done / args.samples * 2))
-        texts = write_texts(batch["scenes"], encode, rng, vocab, args.questions, args.statements)
+        texts = write_texts(batch["scenes"], encode, rng, vocab, args.questions, args.statements, args.tasks.split(","))
         optimizer.set_rate(rate(done, args.samples, 3_000))
         batch["pixels"] = batch["pixels"].bfloat16()
         losses, right = quick.losses(batch, texts, args.freeze)
@@ -172,6 +191,8 @@ if __name__ == "__main__":
     parser.add_argument("--statements", type=int, default=2)
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--freeze", action="store_true", help="DIR/tower.pt as it is: a quarter cheaper, where time is short")
+    parser.add_argument("--tasks", default="caption,vqa,itm", help="with --freeze: only these, so that others train beside")
+    parser.add_argument("--name", default="blip.pt", help="the checkpoint's file name in DIR")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)
