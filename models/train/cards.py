@@ -50,7 +50,8 @@ Pictures composed as in training, from seeds never trained on (`../train/evaluat
 LIMITS = """* Anything else: photographs, text in pictures, people, actions, other drawing styles (Fluent Emoji was not even looked at). It has no way to say
   "I don't know" and answers such pictures with the nearest word it has.
 * Words outside its vocabulary are read letter by letter and mean nothing to it.
-* Small, crowded or half covered things are often taken for others of a like shape and colour; four or more of a kind are miscounted."""
+* Small, crowded or half covered things are often taken for others of a like shape and colour; numbers above two and the way things lie to each
+  other are often wrong."""
 
 
 def percent(x):
@@ -88,10 +89,12 @@ def main():
         rows = [("**all kinds, in the share they are trained in**", f"**{percent(f['vqa']['overall']['right'])}**")]
         rows += [(f"{kind} ({v['n']} questions)", f"{percent(v['right'])} (always the commonest answer: {percent(v['commonest answer'])})")
                  for kind, v in f["vqa"].items() if kind != "overall"]
+        weak = [k for k, v in f["vqa"].items() if k != "overall" and v["right"] < v["commonest answer"] + .15]
+        weak = f"\n* Hardly better than always giving the commonest answer: {', '.join(weak)}. Don't rely on these." if weak else ""
         card("vlmd-vqa", "BlipForQuestionAnswering", "visual-question-answering",
              "Answers questions about a picture in one word: `what is this?`, `which animal is in the picture?`, `what is to the left of the cat?`, `how many\n"
              "pizzas are there?`, `what color is the circle?`, `where is the dog?`, `is there a car?`, `are there more cats than dogs?`",
-             table(rows), "\n* Questions worded otherwise than in `../train/language.py` may be misread. Answers are single words or digits.")
+             table(rows), "\n* Questions worded otherwise than in `../train/language.py` may be misread. Answers are single words or digits." + weak)
     if "caption" in f:
         c = f["caption"]
         card("vlmd-caption", "BlipForConditionalGeneration", "image-to-text",

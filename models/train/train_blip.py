@@ -143,7 +143,7 @@ def train(rank, count, args):
         saved = torch.load(path)
         model.load_state_dict(saved["model"])
         done = saved["samples"]
-        if saved.get("frozen", False) == args.freeze:
+        if saved.get("trained") == [args.freeze, args.tasks]:
             optimizer.load_state_dict(saved["optimizer"])
     if args.freeze or not done:
         model.tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
@@ -178,14 +178,15 @@ def train(rank, count, args):
             print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / 50:.3f}" for k, v in tally.items()), flush=True)
             tally = {}
         if (step % 150 == 0 or done >= args.samples) and rank == 0:
-            workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done, "frozen": args.freeze})
+            workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done,
+                                "trained": [args.freeze, args.tasks]})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--run", required=True)
-    parser.add_argument("--samples", type=int, default=400_000)
+    parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--questions", type=int, default=5)
     parser.add_argument("--statements", type=int, default=2)
