@@ -98,6 +98,34 @@ START_TEST(pictures_become_the_reference_s_features)
 }
 END_TEST
 
+/* More pictures than one part of its convolutions holds (148 of this size). */
+START_TEST(a_resnet_s_large_batches_are_as_small_ones)
+{
+    struct golden golden;
+    golden_open(&golden, "openclip-rn-tiny");
+    const struct model *model = golden.model;
+    struct error err = {0};
+    enum { MANY = 300 };
+    struct pixels pixels[2];
+    const struct pixels *list[MANY];
+    struct features *batch[MANY];
+    for (size_t i = 0; i < 2; i++)
+        pixels[i] = golden_pixel_values(&golden, golden_case(&golden, "image", i));
+    for (size_t i = 0; i < MANY; i++)
+        list[i] = &pixels[i % 3 == 0];
+    ck_assert_msg(
+        !model->architecture->encode_images(model, &golden.compute, list, MANY, batch, &err), "%s",
+        err.message);
+    for (size_t i = 0; i < MANY; i++) {
+        const struct tensor_view *want =
+            golden_tensor(&golden, golden_case(&golden, "image", i % 3 == 0), "image_embeds");
+        golden_close_to(batch[i]->rows, want->data, want->n_elements, "one of many");
+        features_unref(batch[i]);
+    }
+    golden_close(&golden);
+}
+END_TEST
+
 START_TEST(texts_become_the_reference_s_ids_and_embeddings)
 {
     struct golden golden;
@@ -466,6 +494,7 @@ int main(void)
     int n = ARRAY_LENGTH(checkpoints), n_dual = N_DUAL_ENCODERS;
     tcase_add_loop_test(encoders, pictures_become_the_reference_s_pixels, 0, n);
     tcase_add_loop_test(encoders, pictures_become_the_reference_s_features, 0, N_WITH_FEATURES);
+    tcase_add_test(encoders, a_resnet_s_large_batches_are_as_small_ones);
     tcase_add_loop_test(encoders, texts_become_the_reference_s_ids_and_embeddings, 0, n_dual);
     tcase_add_loop_test(encoders, dual_encoders_give_the_reference_s_scale, 0, n_dual);
     tcase_add_loop_test(encoders, parameters_are_counted_once, 0, n);
