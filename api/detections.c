@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/masks.h"
 #include "core/base/size.h"
 #include "core/base/utf8.h"
 
@@ -213,8 +212,7 @@ enum status detections_find(struct call *call, const struct detection_options *o
     if (state->example)
         n = scale(found, n);
     if (n > options->max) {
-        call_warn(call, "%zu boxes were found; the best %zu are given ('max_detections')", n,
-                  options->max);
+        call_warn(call, "%zu boxes were found; the best %zu are kept", n, options->max);
         n = options->max;
     }
     state->found = found;
@@ -281,9 +279,16 @@ static float cut(float x, size_t max)
     return fminf(fmaxf(x, 0), (float)max);
 }
 
-/* The pixels that a box touches. */
-static struct mask_rect pixels_of(const struct detections *state, const float box[4])
+static void cut_box(const struct detections *state, const struct detection *detection, float out[4])
 {
+    for (size_t i = 0; i < 4; i++)
+        out[i] = cut(detection->box[i], i % 2 ? state->picture_height : state->picture_width);
+}
+
+struct mask_rect detection_pixels(const struct detections *state, const struct detection *detection)
+{
+    float box[4];
+    cut_box(state, detection, box);
     size_t x0 = (size_t)floorf(box[0]), x1 = (size_t)ceilf(box[2]);
     size_t y0 = (size_t)floorf(box[1]), y1 = (size_t)ceilf(box[3]);
     x1 = x1 < state->picture_width ? x1 : state->picture_width; /* f32 may round up */
@@ -291,31 +296,39 @@ static struct mask_rect pixels_of(const struct detections *state, const float bo
     return (struct mask_rect){x0, y0, x1 > x0 ? x1 - x0 : 0, y1 > y0 ? y1 - y0 : 0};
 }
 
+void detection_put_box(struct call *call, const struct detection *detection)
+{
+    float box[4];
+    cut_box(state_of(call), detection, box);
+    json_put_float(&call->out, "score", detection->score);
+    box_put(&call->out, "box", box);
+}
+
 enum status detection_put(struct call *call, const struct detection *detection, struct error *err)
 {
     struct detections *state = state_of(call);
     struct json_writer *out = &call->out;
-    const float box[4] = {cut(detection->box[0], state->picture_width),
-                          cut(detection->box[1], state->picture_height),
-                          cut(detection->box[2], state->picture_width),
-                          cut(detection->box[3], state->picture_height)};
-    json_put_float(out, "score", detection->score);
-    box_put(out, "box", box);
+    detection_put_box(call, detection);
     if (!state->mask_of)
         return STATUS_OK;
-    struct mask_rect part = pixels_of(state, box);
-    if (!part.width || !part.height) {
+    struct mask mask = {
+        .traits = &lane_model(state->mask_lane)->traits,
+        .logits = call->job->works[0].outputs,
+        .picture_width = state->picture_width,
+        .picture_height = state->picture_height,
+        .part = detection_pixels(state, detection),
+        .threshold = (float)form_number(&call->form, "mask_threshold", 0.5),
+    };
+    if (!mask.part.width || !mask.part.height) {
         json_put_null(out, "mask");
         return STATUS_OK;
     }
-    const struct model_traits *traits = &lane_model(state->mask_lane)->traits;
-    size_t pair = state->n_queries ? state->mask_of[detection->query] : 0;
+    if (state->n_queries)
+        mask.logits += state->mask_of[detection->query] * mask.traits->n_outputs;
     json_begin_object(out, "mask");
-    json_put_integer(out, "x", (long long)part.x);
-    json_put_integer(out, "y", (long long)part.y);
-    enum status status = mask_put(
-        call, traits, call->job->works[0].outputs + pair * traits->n_outputs, state->picture_width,
-        state->picture_height, &part, (float)form_number(&call->form, "mask_threshold", 0.5), err);
+    json_put_integer(out, "x", (long long)mask.part.x);
+    json_put_integer(out, "y", (long long)mask.part.y);
+    enum status status = mask_put(call, &mask, err);
     json_end_object(out);
     return status;
 }

@@ -10,6 +10,7 @@
 #define VLMD_API_DETECTIONS_H
 
 #include "api/endpoint.h"
+#include "api/masks.h"
 
 enum { DETECTIONS_DEFAULT = 1000, DETECTIONS_MAX = 10000 };
 
@@ -55,6 +56,12 @@ enum status detections_find(struct call *call, const struct detection_options *o
 
 /* Submits the segmenter's job where masks are wanted and there is anything to mask: *submitted. */
 enum status detections_segment(struct call *call, bool *submitted, struct error *err);
+
+/* The pixels of the picture that a detection's box touches; without any: width or height 0. */
+struct mask_rect detection_pixels(const struct detections *state,
+                                  const struct detection *detection);
+/* Writes `score` and `box` (cut at the picture's edges). */
+void detection_put_box(struct call *call, const struct detection *detection);
 
 /* Writes `score`, `box` (cut at the picture's edges) and, after a segmenter's job, `mask` ({x, y,
  * width, height, mask, area, box}, null for a box without an area in the picture) into the open

@@ -35,22 +35,40 @@ struct summary {
     size_t x0, y0, x1, y1; /* of the pixels above the threshold; x1, y1 past the end */
 };
 
-static void fill_row(const float *logits, const struct model_traits *traits, size_t picture_width,
-                     size_t picture_height, const struct mask_rect *part, size_t y, float threshold,
-                     uint8_t *out, struct summary *summary)
+/* keep[part.width]: which pixels of a row lie inside. */
+static void find_inside(const struct mask *mask, size_t y, uint8_t *keep)
 {
-    struct tap row = tap_of(y, traits->mask_height, picture_height);
-    const float *above = logits + row.first * traits->mask_width;
-    const float *below = logits + row.second * traits->mask_width;
-    for (size_t i = 0; i < part->width; i++) {
-        size_t x = part->x + i;
-        struct tap column = tap_of(x, traits->mask_width, picture_width);
+    const struct mask_rect *part = &mask->part;
+    memset(keep, mask->inside == NULL, part->width);
+    for (size_t i = 0; i < mask->n_inside; i++) {
+        const struct mask_rect *rect = &mask->inside[i];
+        size_t from = rect->x > part->x ? rect->x - part->x : 0, to = rect->x + rect->width;
+        to = to > part->x ? to - part->x : 0;
+        if (to > part->width)
+            to = part->width;
+        if (y >= rect->y && y - rect->y < rect->height && to > from)
+            memset(keep + from, 1, to - from);
+    }
+}
+
+/* out [part.width] holds which pixels to keep at first. */
+static void fill_row(const struct mask *mask, size_t y, uint8_t *out, struct summary *summary)
+{
+    const struct model_traits *traits = mask->traits;
+    struct tap row = tap_of(y, traits->mask_height, mask->picture_height);
+    const float *above = mask->logits + row.first * traits->mask_width;
+    const float *below = mask->logits + row.second * traits->mask_width;
+    for (size_t i = 0; i < mask->part.width; i++) {
+        if (!out[i])
+            continue;
+        size_t x = mask->part.x + i;
+        struct tap column = tap_of(x, traits->mask_width, mask->picture_width);
         float w = column.weight, v = row.weight;
         float logit = (1 - v) * ((1 - w) * above[column.first] + w * above[column.second]) +
                       v * ((1 - w) * below[column.first] + w * below[column.second]);
         float probability = 1 / (1 + expf(-logit));
         out[i] = (uint8_t)lrintf(probability * 255);
-        if (!(probability > threshold))
+        if (!(probability > mask->threshold))
             continue;
         if (!summary->area++) {
             *summary = (struct summary){1, x, y, x + 1, y + 1};
@@ -96,14 +114,10 @@ void box_put(struct json_writer *out, const char *key, const float box[4])
     json_end_object(out);
 }
 
-enum status mask_put(struct call *call, const struct model_traits *traits, const float *logits,
-                     size_t picture_width, size_t picture_height, const struct mask_rect *part,
-                     float threshold, struct error *err)
+enum status mask_put(struct call *call, const struct mask *mask, struct error *err)
 {
     struct json_writer *out = &call->out;
-    const struct mask_rect all = {0, 0, picture_width, picture_height};
-    if (!part)
-        part = &all;
+    const struct mask_rect *part = &mask->part;
     enum status status = call_check_alive(call, err);
     if (status)
         return status;
@@ -111,9 +125,10 @@ enum status mask_put(struct call *call, const struct model_traits *traits, const
     if (!pixels)
         return error_no_memory(err, "a mask");
     struct summary summary = {0};
-    for (size_t y = 0; y < part->height; y++)
-        fill_row(logits, traits, picture_width, picture_height, part, part->y + y, threshold,
-                 pixels + y * part->width, &summary);
+    for (size_t y = 0; y < part->height; y++) {
+        find_inside(mask, part->y + y, pixels + y * part->width);
+        fill_row(mask, part->y + y, pixels + y * part->width, &summary);
+    }
     json_put_integer(out, "width", (long long)part->width);
     json_put_integer(out, "height", (long long)part->height);
     status = put_png(call, pixels, part->width, part->height, err);

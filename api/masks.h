@@ -14,14 +14,22 @@ struct mask_rect {
     size_t x, y, width, height;
 };
 
+struct mask {
+    const struct model_traits *traits;
+    const float *logits; /* [traits->mask_height, mask_width] */
+    size_t picture_width, picture_height;
+    struct mask_rect part;          /* what of the picture is wanted: within it, not empty */
+    const struct mask_rect *inside; /* where anything may be: elsewhere the probability is 0; within
+                                       the picture; NULL = everywhere */
+    size_t n_inside;
+    float threshold;
+};
+
 /* Writes the members `width`, `height`, `mask` (PNG data URL, 8-bit probability), `area` and `box`
- * into the open object: the logits [traits->mask_height, mask_width] resized bilinearly to the
- * picture, of which `part` is kept (within the picture, not empty; NULL = all). area counts pixels
- * of a probability above the threshold, box (in the picture) surrounds them: null where there are
- * none. Fails when nobody waits any more, too. */
-enum status mask_put(struct call *call, const struct model_traits *traits, const float *logits,
-                     size_t picture_width, size_t picture_height, const struct mask_rect *part,
-                     float threshold, struct error *err);
+ * into the open object: the logits resized bilinearly to the picture. area counts pixels of a
+ * probability above the threshold, box (in the picture) surrounds them: null where there are none.
+ * Fails when nobody waits any more, too. */
+enum status mask_put(struct call *call, const struct mask *mask, struct error *err);
 
 /* {xmin, ymin, xmax, ymax} */
 void box_put(struct json_writer *out, const char *key, const float box[4]);
