@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# run.sh: the benchmarks, on the embedded models or on the checkpoint directory that is given.
+# run.sh: the benchmarks, on the embedded models or on the checkpoint directories that are given (the first also over HTTP).
 #
-#   ./dev bench [DIR]
+#   ./dev bench [DIR...]
 #
 # Nothing else should compute meanwhile; compare figures of one run only.
 set -euo pipefail
@@ -12,12 +12,15 @@ picture=tests/data/images/bench_640x480.jpg
 echo "== machine"
 lscpu | sed -n 's/^Model name: *//p; s/^CPU(s): */cores: /p' | head -2
 echo "== kernels (matrix products, attention, norms)"
-[ -x $bin/bench_nn ] && $bin/bench_nn
+$bin/bench_nn
 echo "== pictures (decode, resize, normalise)"
 $bin/bench_image $picture
 echo "== tokenizers"
-[ -x $bin/bench_tokenizer ] && $bin/bench_tokenizer models/vlmd-clip models/vlmd-caption
-for model in "${1:-models/vlmd-clip}" ${1:+} $([ $# = 0 ] && echo models/vlmd-caption models/vlmd-vqa models/vlmd-itm); do
+$bin/bench_tokenizer models/vlmd-clip
+$bin/bench_tokenizer models/vlmd-caption
+models=("$@")
+[ $# = 0 ] && models=(models/vlmd-clip models/vlmd-caption models/vlmd-vqa models/vlmd-itm)
+for model in "${models[@]}"; do
     echo "== forward passes: $model"
     $bin/bench_forward "$model" 1 8 32
 done
