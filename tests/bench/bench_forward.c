@@ -111,10 +111,15 @@ static enum status texts_pass(struct bench *bench, size_t n, double *items)
 
 static enum status pairs_pass(struct bench *bench, size_t n, double *items)
 {
+    const struct model_traits *traits = &bench->model->traits;
+    float *embedding = NULL; /* any will do */
+    if (traits->pairs_by_embedding &&
+        !(embedding = arena_zalloc(bench->compute.scratch, traits->embed_dim, sizeof *embedding)))
+        return error_no_memory(&bench->err, "scores");
     struct pair pairs[BATCH_MAX];
     (void)items;
     for (size_t i = 0; i < n; i++)
-        pairs[i] = (struct pair){&bench->features[i], 1, &bench->text, NULL};
+        pairs[i] = (struct pair){&bench->features[i], 1, &bench->text, embedding};
     float *out =
         arena_array(bench->compute.scratch, n * bench->model->traits.n_outputs, sizeof *out);
     if (!out)
