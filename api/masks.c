@@ -35,48 +35,79 @@ struct summary {
     size_t x0, y0, x1, y1; /* of the pixels above the threshold; x1, y1 past the end */
 };
 
-/* keep[part.width]: which pixels of a row lie inside. */
-static void find_inside(const struct mask *mask, size_t y, uint8_t *keep)
+/* Columns that are worked on at a time: where they come from is the same for all rows. */
+enum { COLUMNS = 1024 };
+
+/* Columns x0 … x0 + n of the picture. */
+struct strip {
+    size_t x0, n;
+    struct tap taps[COLUMNS];
+};
+
+/* keep[n]: which pixels of a strip's row lie inside. */
+static void find_inside(const struct mask *mask, const struct strip *strip, size_t y, uint8_t *keep)
 {
-    const struct mask_rect *part = &mask->part;
-    memset(keep, mask->inside == NULL, part->width);
+    memset(keep, mask->inside == NULL, strip->n);
     for (size_t i = 0; i < mask->n_inside; i++) {
         const struct mask_rect *rect = &mask->inside[i];
-        size_t from = rect->x > part->x ? rect->x - part->x : 0, to = rect->x + rect->width;
-        to = to > part->x ? to - part->x : 0;
-        if (to > part->width)
-            to = part->width;
+        size_t from = rect->x > strip->x0 ? rect->x - strip->x0 : 0, to = rect->x + rect->width;
+        to = to > strip->x0 ? to - strip->x0 : 0;
+        if (to > strip->n)
+            to = strip->n;
         if (y >= rect->y && y - rect->y < rect->height && to > from)
             memset(keep + from, 1, to - from);
     }
 }
 
-/* out [part.width] holds which pixels to keep at first. */
-static void fill_row(const struct mask *mask, size_t y, uint8_t *out, struct summary *summary)
+static void add_pixel(struct summary *summary, size_t x, size_t y)
+{
+    if (!summary->area++) {
+        *summary = (struct summary){1, x, y, x + 1, y + 1};
+        return;
+    }
+    summary->x0 = x < summary->x0 ? x : summary->x0;
+    summary->y0 = y < summary->y0 ? y : summary->y0;
+    summary->x1 = x >= summary->x1 ? x + 1 : summary->x1;
+    summary->y1 = y >= summary->y1 ? y + 1 : summary->y1;
+}
+
+/* out [n] holds which pixels to keep at first. */
+static void fill_row(const struct mask *mask, const struct strip *strip, size_t y, uint8_t *out,
+                     struct summary *summary)
 {
     const struct model_traits *traits = mask->traits;
     struct tap row = tap_of(y, traits->mask_height, mask->picture_height);
     const float *above = mask->logits + row.first * traits->mask_width;
     const float *below = mask->logits + row.second * traits->mask_width;
-    for (size_t i = 0; i < mask->part.width; i++) {
+    for (size_t i = 0; i < strip->n; i++) {
         if (!out[i])
             continue;
-        size_t x = mask->part.x + i;
-        struct tap column = tap_of(x, traits->mask_width, mask->picture_width);
-        float w = column.weight, v = row.weight;
-        float logit = (1 - v) * ((1 - w) * above[column.first] + w * above[column.second]) +
-                      v * ((1 - w) * below[column.first] + w * below[column.second]);
+        const struct tap *column = &strip->taps[i];
+        float w = column->weight, v = row.weight;
+        float logit = (1 - v) * ((1 - w) * above[column->first] + w * above[column->second]) +
+                      v * ((1 - w) * below[column->first] + w * below[column->second]);
         float probability = 1 / (1 + expf(-logit));
-        out[i] = (uint8_t)lrintf(probability * 255);
-        if (!(probability > mask->threshold))
-            continue;
-        if (!summary->area++) {
-            *summary = (struct summary){1, x, y, x + 1, y + 1};
-            continue;
+        out[i] = probability > 0 ? (uint8_t)(probability * 255 + 0.5f) : 0; /* NaN: 0 */
+        if (probability > mask->threshold)
+            add_pixel(summary, strip->x0 + i, y);
+    }
+}
+
+/* pixels [part.height, part.width] */
+static void fill(const struct mask *mask, uint8_t *pixels, struct summary *summary)
+{
+    const struct mask_rect *part = &mask->part;
+    struct strip strip;
+    for (size_t x = 0; x < part->width; x += strip.n) {
+        strip.x0 = part->x + x;
+        strip.n = part->width - x < COLUMNS ? part->width - x : COLUMNS;
+        for (size_t i = 0; i < strip.n; i++)
+            strip.taps[i] = tap_of(strip.x0 + i, mask->traits->mask_width, mask->picture_width);
+        for (size_t y = 0; y < part->height; y++) {
+            uint8_t *out = pixels + y * part->width + x;
+            find_inside(mask, &strip, part->y + y, out);
+            fill_row(mask, &strip, part->y + y, out, summary);
         }
-        summary->x0 = x < summary->x0 ? x : summary->x0;
-        summary->x1 = x >= summary->x1 ? x + 1 : summary->x1;
-        summary->y1 = y + 1;
     }
 }
 
@@ -125,10 +156,7 @@ enum status mask_put(struct call *call, const struct mask *mask, struct error *e
     if (!pixels)
         return error_no_memory(err, "a mask");
     struct summary summary = {0};
-    for (size_t y = 0; y < part->height; y++) {
-        find_inside(mask, part->y + y, pixels + y * part->width);
-        fill_row(mask, part->y + y, pixels + y * part->width, &summary);
-    }
+    fill(mask, pixels, &summary);
     json_put_integer(out, "width", (long long)part->width);
     json_put_integer(out, "height", (long long)part->height);
     status = put_png(call, pixels, part->width, part->height, err);
