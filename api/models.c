@@ -108,6 +108,7 @@ static enum status info(struct call *call, struct error *err)
     const struct api_options *options = api_options(call->api);
     struct json_writer *out = &call->out;
     json_put_string(out, "name", "vlmd");
+    json_put_string(out, "engine", nn_engine_name());
     json_put_string(out, "version", options->version ? options->version : VLMD_VERSION);
     put_models(call, "models");
     json_begin_object(out, "defaults");

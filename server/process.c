@@ -81,6 +81,20 @@ static enum status fill_api_options(struct process *process, struct api_options 
     return STATUS_OK;
 }
 
+static enum status choose_engine(const char *name, struct error *err)
+{
+    enum nn_engine engine;
+    if (!nn_engine_parse(name, &engine))
+        return error_set_param(err, STATUS_BAD_CONFIG, "engine",
+                               "engine: expected auto, avx512, avx2, portable or openblas, found "
+                               "'%s'",
+                               name);
+    if (!nn_engine_choose(engine))
+        return error_set_param(err, STATUS_BAD_CONFIG, "engine", "engine: this chip has no %s",
+                               name);
+    return STATUS_OK;
+}
+
 enum status process_open(struct process *process, struct settings *settings, unsigned parts,
                          struct error *err)
 {
@@ -99,7 +113,8 @@ enum status process_open(struct process *process, struct settings *settings, uns
         .kv_cache_bytes = s->kv_cache_mb << 20,
     };
     struct api_options api_options;
-    if (admission_init(&process->admission, s, err) || fill_api_options(process, &api_options, err))
+    if (choose_engine(s->engine, err) || admission_init(&process->admission, s, err) ||
+        fill_api_options(process, &api_options, err))
         goto fail;
     process->runtime = runtime_new(&runtime_options, err);
     if (!process->runtime)

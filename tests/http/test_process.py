@@ -125,6 +125,17 @@ class Drain(unittest.TestCase):
         self.assertLess(time.monotonic() - started, 10)
 
 
+class Engines(unittest.TestCase):
+    def test_every_engine_gives_the_same_caption(self):
+        captions = set()
+        for engine in ("portable", "openblas", "auto"):
+            server = Server({"captioner": "blip-caption-tiny"}, engine=engine)
+            captions.add(server.post("/v1/caption", {"image": image_b64()}).json["caption"])
+            self.assertIn("engine", server.get("/info").json)
+            server.stop()
+        self.assertEqual(len(captions), 1)
+
+
 class StartUp(unittest.TestCase):
     def refused(self, *arguments, words=()):
         status, out, err = run("serve", "--listen", "127.0.0.1:0", "--store", "memory:", *arguments, check=False)
@@ -137,6 +148,7 @@ class StartUp(unittest.TestCase):
         self.refused("--models-dir", "/nonexistent", words=["/nonexistent"])
         self.refused("--set", "max_batch=many", words=["max_batch"])
         self.refused("--set", "no_such=1", words=["no_such"])
+        self.refused("--set", "engine=abacus", words=["engine", "portable"])
         self.refused("--set", "listen=nowhere", "--listen", "nowhere", words=["listen"])
         self.refused("--config", "/nonexistent", words=["/nonexistent"])
 
