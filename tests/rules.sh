@@ -3,6 +3,7 @@
 cd "$(dirname "$0")/.." || exit 1
 rules=0
 broken=0
+[ -n "$(git ls-files 2>/dev/null)" ] || { echo "the rules read a git checkout"; exit 1; }
 
 # rule DESCRIPTION COMMAND...: every line that the command prints is a breach.
 rule() {
