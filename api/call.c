@@ -25,7 +25,6 @@
 #include "api/endpoint.h"
 #include "api/endpoints.h"
 #include "core/base/size.h"
-#include "core/base/utf8.h"
 
 enum { PHASE_NEW, PHASE_WAITING, PHASE_DONE };
 enum { ARENA_EXTRA_BYTES = 64 << 20 }; /* of a call, beside three times its body */
@@ -383,7 +382,7 @@ enum status call_use_model(struct call *call, const char *name, enum task task, 
     if (!lane) {
         *err = found;
         if (named)
-            utf8_clean(err->param, sizeof err->param, "model", 5);
+            error_name_param(err, "model");
         return err->status;
     }
     call->lane = lane;
@@ -438,7 +437,7 @@ enum status call_pixels_from_bytes(struct call *call, struct span bytes, const c
     image_release(&image);
     if (status) {
         error_prefix(err, "'%s'", param);
-        utf8_clean(err->param, sizeof err->param, param, strlen(param));
+        error_name_param(err, param);
     }
     return status;
 }
@@ -463,7 +462,7 @@ enum status call_tokens(struct call *call, enum task task, struct span text, con
                                text.size, max);
     enum status status = model_tokenize(call->model, task, text.data, text.size, out, err);
     if (status)
-        utf8_clean(err->param, sizeof err->param, param, strlen(param));
+        error_name_param(err, param);
     else if (out->truncated)
         call_warn(call, "'%s': a text was cut to the %zu tokens that model '%.64s' takes", param,
                   out->n, call->model->name);

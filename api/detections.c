@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "core/base/size.h"
-#include "core/base/utf8.h"
 
 const struct field detection_mask_fields[] = {
     {"segment_model", FIELD_STRING,
@@ -37,7 +36,7 @@ static enum status find_segmenter(struct call *call, struct detections *state, s
                                "'segment_model' is empty");
     enum status status = call_use_model(call, name.data, TASK_SEGMENT, err);
     if (status) {
-        utf8_clean(err->param, sizeof err->param, "segment_model", 13);
+        error_name_param(err, "segment_model");
         return status;
     }
     state->mask_lane = call->lane;

@@ -473,7 +473,7 @@ static json_t *json_from_text(struct form *form, struct span text, bool must_be_
         value = parse_json(text.data, text.size, JSON_DECODE_ANY, err);
         if (!value) {
             error_prefix(err, "'%s'", param);
-            utf8_clean(err->param, sizeof err->param, param, strlen(param));
+            error_name_param(err, param);
             return NULL;
         }
     } else {

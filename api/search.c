@@ -121,7 +121,7 @@ static enum status read_rerank(struct call *call, struct state *state, struct er
      * the embedding model. */
     enum status status = call_use_model(call, state->rerank_model, TASK_MATCH, err);
     if (status) {
-        snprintf(err->param, sizeof err->param, "rerank");
+        error_name_param(err, "rerank");
         return status;
     }
     state->wants_rerank = true;

@@ -7,7 +7,6 @@
  *   finish: masks
  */
 #include "api/detections.h"
-#include "core/base/utf8.h"
 
 /* Boxes that masks are kept inside of, of all prompts together. */
 enum { BOXES_MAX = 100 };
@@ -90,7 +89,7 @@ static enum status begin_with_boxes(struct call *call, const struct form_value *
                                "'detect_model' is empty");
     enum status status = call_use_model(call, name.data, TASK_DETECT, err);
     if (status) {
-        utf8_clean(err->param, sizeof err->param, "detect_model", 12);
+        error_name_param(err, "detect_model");
         return status;
     }
     status = detections_begin(call, TASK_DETECT, prompts ? prompts->strings : NULL,

@@ -16,7 +16,6 @@
 #include "server/http.h"
 #include "server/log.h"
 
-/* Stops between two models when a signal came while they load. */
 static void model_loaded(const struct model *model)
 {
     log_write(LOG_DEBUG, "loaded %s (%s, %.1fM parameters)", model->name, model->architecture->name,

@@ -47,9 +47,14 @@ enum status error_set_param(struct error *err, enum status status, const char *p
     va_start(args, format);
     set_message(err, format, args);
     va_end(args);
-    utf8_clean(err->param, sizeof err->param, param, strlen(param));
     err->status = status;
-    return status;
+    return error_name_param(err, param);
+}
+
+enum status error_name_param(struct error *err, const char *param)
+{
+    utf8_clean(err->param, sizeof err->param, param, strlen(param));
+    return err->status;
 }
 
 enum status error_prefix(struct error *err, const char *format, ...)

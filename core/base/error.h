@@ -33,6 +33,9 @@ enum status error_set_param(struct error *err, enum status status, const char *p
 enum status error_prefix(struct error *err, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* Names the request field of an error that was found without knowing it; returns the status. */
+enum status error_name_param(struct error *err, const char *param);
+
 /* STATUS_NO_MEMORY with what was being allocated. */
 enum status error_no_memory(struct error *err, const char *what);
 

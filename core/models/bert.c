@@ -10,8 +10,7 @@
 #include <string.h>
 
 #include "core/base/size.h"
-
-enum { LAYERS_MAX = 512 };
+#include "core/models/models_internal.h"
 
 /* ---- loading -----------------------------------------------------------------------------------
  */
@@ -37,18 +36,11 @@ enum status bert_config_load(const json_t *json, struct bert_config *config, str
         status = config_activation(json, "hidden_act", &loaded.activation, err);
     if (!status)
         status = config_float(json, "layer_norm_eps", &loaded.norm_eps, err);
-    if (status)
-        return status;
-    if (loaded.dim % loaded.n_heads)
-        return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "config key 'num_attention_heads': %zu does not divide 'hidden_size' %zu",
-                         loaded.n_heads, loaded.dim);
-    if (loaded.n_layers > LAYERS_MAX)
-        return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "config key 'num_hidden_layers': %zu is more than %d", loaded.n_layers,
-                         LAYERS_MAX);
-    *config = loaded;
-    return STATUS_OK;
+    if (!status)
+        status = config_check_layers(loaded.dim, loaded.n_heads, loaded.n_layers, err);
+    if (!status)
+        *config = loaded;
+    return status;
 }
 
 static void bind_attention(struct binder *binder, struct bert_attention *attention,

@@ -279,3 +279,20 @@ enum status model_detokenize(const struct model *model, enum task task, const st
     buffer_release(&text);
     return status;
 }
+
+/* ---- configuration that several families share --------------------------------------------------
+ */
+
+enum status config_check_layers(size_t dim, size_t n_heads, size_t n_layers, struct error *err)
+{
+    enum { LAYERS_MAX = 512 };
+    if (dim % n_heads)
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "config key 'num_attention_heads': %zu does not divide 'hidden_size' %zu",
+                         n_heads, dim);
+    if (n_layers > LAYERS_MAX)
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "config key 'num_hidden_layers': %zu is more than %d", n_layers,
+                         LAYERS_MAX);
+    return STATUS_OK;
+}

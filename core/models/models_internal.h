@@ -31,4 +31,7 @@ enum status features_split(const float *rows, size_t n, size_t dim, struct featu
 enum status check_tokens(const struct tokens *tokens, size_t n_vocab, size_t n_max,
                          struct error *err);
 
+/* Whether a transformer of these sizes (n_heads ≥ 1) can be: STATUS_BAD_CHECKPOINT names the key. */
+enum status config_check_layers(size_t dim, size_t n_heads, size_t n_layers, struct error *err);
+
 #endif
