@@ -94,6 +94,29 @@ static void limit_time(int fd, unsigned timeout_s)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
 }
 
+/* "host:port" cut in two, the brackets of an IPv6 address taken off; host is "" where none is
+ * named. */
+struct host_port {
+    char host[256];
+    const char *port;
+};
+
+static bool host_port_of(const char *address, struct host_port *out)
+{
+    const char *colon = strrchr(address, ':');
+    size_t size = colon ? (size_t)(colon - address) : 0;
+    if (!colon || !colon[1] || size >= sizeof out->host)
+        return false;
+    if (size >= 2 && address[0] == '[' && address[size - 1] == ']') {
+        address++;
+        size -= 2;
+    }
+    memcpy(out->host, address, size);
+    out->host[size] = '\0';
+    out->port = colon + 1;
+    return true;
+}
+
 int listen_connect(const char *listen, unsigned timeout_s)
 {
     struct sockaddr_un local;
@@ -103,22 +126,13 @@ int listen_connect(const char *listen, unsigned timeout_s)
             limit_time(fd, timeout_s);
         return fd;
     }
-    char host[256];
-    const char *colon = strrchr(listen, ':');
-    if (!colon || (size_t)(colon - listen) >= sizeof host)
+    struct host_port at;
+    if (!host_port_of(listen, &at))
         return -1;
-    snprintf(host, sizeof host, "%.*s", (int)(colon - listen), listen);
-    char *name = host;
-    size_t size = strlen(host);
-    if (size >= 2 && host[0] == '[') {
-        host[size - 1] = '\0';
-        name++;
-    }
     /* A server that listens everywhere is asked on the loopback. */
-    if (!*name || !strcmp(name, "0.0.0.0") || !strcmp(name, "::"))
-        name = NULL;
+    bool anywhere = !*at.host || !strcmp(at.host, "0.0.0.0") || !strcmp(at.host, "::");
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
-    if (getaddrinfo(name, colon + 1, &hints, &list))
+    if (getaddrinfo(anywhere ? NULL : at.host, at.port, &hints, &list))
         return -1;
     int fd = -1;
     for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
@@ -138,26 +152,17 @@ int listen_open(const char *address, char *bound, size_t bound_size, struct erro
 {
     if (!strncmp(address, "unix:", 5))
         return listen_unix(address, bound, bound_size, err);
-    char host[256];
-    const char *colon = strrchr(address, ':');
-    size_t host_size = colon ? (size_t)(colon - address) : 0;
-    if (!colon || colon[1] == '\0' || host_size >= sizeof host) {
+    struct host_port at;
+    if (!host_port_of(address, &at)) {
         error_set_param(err, STATUS_BAD_CONFIG, "listen",
                         "listen: expected address:port such as 127.0.0.1:8080, found '%s'",
                         address);
         return -1;
     }
-    memcpy(host, address, host_size);
-    host[host_size] = '\0';
-    char *name = host;
-    if (host_size >= 2 && host[0] == '[' && host[host_size - 1] == ']') {
-        host[host_size - 1] = '\0';
-        name++;
-    }
 
     struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
     struct addrinfo *list = NULL;
-    int rc = getaddrinfo(*name ? name : NULL, colon + 1, &hints, &list);
+    int rc = getaddrinfo(*at.host ? at.host : NULL, at.port, &hints, &list);
     if (rc) {
         error_set_param(err, STATUS_BAD_CONFIG, "listen", "listen: cannot resolve '%s': %s",
                         address, gai_strerror(rc));
