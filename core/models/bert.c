@@ -36,11 +36,26 @@ enum status bert_config_load(const json_t *json, struct bert_config *config, str
         status = config_activation(json, "hidden_act", &loaded.activation, err);
     if (!status)
         status = config_float(json, "layer_norm_eps", &loaded.norm_eps, err);
+    if (!status && config->n_types)
+        status = config_size(json, "type_vocab_size", &loaded.n_types, err);
+    if (!status && config->counts_from_pad)
+        status = config_token(json, "pad_token_id", &loaded.pad_id, err);
     if (!status)
         status = config_check_layers(loaded.dim, loaded.n_heads, loaded.n_layers, err);
-    if (!status)
-        *config = loaded;
-    return status;
+    if (status)
+        return status;
+    if (loaded.counts_from_pad &&
+        (loaded.pad_id < 0 || (size_t)loaded.pad_id + 1 >= loaded.n_positions))
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "'pad_token_id' is %d: with %zu positions there is none left for a text",
+                         (int)loaded.pad_id, loaded.n_positions);
+    *config = loaded;
+    return STATUS_OK;
+}
+
+size_t bert_context_length(const struct bert_config *config)
+{
+    return config->n_positions - (config->counts_from_pad ? (size_t)config->pad_id + 1 : 0);
 }
 
 static void bind_attention(struct binder *binder, struct bert_attention *attention,
@@ -74,6 +89,9 @@ void bert_bind(struct binder *binder, struct bert *bert, const struct bert_confi
                 "%s.embeddings.word_embeddings.weight", prefix);
     bind_tensor(binder, &bert->positions, (const size_t[]){config->n_positions, dim, 0},
                 "%s.embeddings.position_embeddings.weight", prefix);
+    if (config->n_types)
+        bind_tensor(binder, &bert->types, (const size_t[]){config->n_types, dim, 0},
+                    "%s.embeddings.token_type_embeddings.weight", prefix);
     bind_norm(binder, &bert->embedding_norm, dim, config->norm_eps, "%s.embeddings.LayerNorm",
               prefix);
     for (size_t i = 0; i < config->n_layers; i++) {
@@ -136,28 +154,31 @@ static enum status pass_init(struct pass *pass, struct error *err)
     return STATUS_OK;
 }
 
-/* norm(words + positions) → x */
+/* norm(words + types + positions) → x */
 static enum status embed(const struct pass *pass, float *x, struct error *err)
 {
     const struct bert *bert = pass->bert;
-    size_t dim = bert->config.dim;
+    size_t dim = bert->config.dim, n_max = bert_context_length(&bert->config);
     float *row = x;
     for (size_t i = 0; i < pass->n_items; i++) {
         const struct bert_item *item = &pass->items[i];
         size_t first = item->sequence ? item->sequence->n_tokens : 0;
-        if (item->n > bert->config.n_positions || first > bert->config.n_positions - item->n)
+        if (item->n > n_max || first > n_max - item->n)
             return error_set(err, STATUS_TOO_LONG,
                              "%zu tokens are more than the model's %zu positions", first + item->n,
-                             bert->config.n_positions);
+                             n_max);
+        size_t next = bert->config.counts_from_pad ? (size_t)bert->config.pad_id + 1 : first;
         for (size_t j = 0; j < item->n; j++, row += dim) {
             if (item->ids[j] < 0 || (size_t)item->ids[j] >= bert->config.vocab_size)
                 return error_set(err, STATUS_UNPROCESSABLE,
                                  "the token id %d is outside the model's vocabulary of %zu",
                                  (int)item->ids[j], bert->config.vocab_size);
             const float *word = bert->words + (size_t)item->ids[j] * dim;
-            const float *position = bert->positions + (first + j) * dim;
+            bool skipped = bert->config.counts_from_pad && item->ids[j] == bert->config.pad_id;
+            const float *position =
+                bert->positions + (skipped ? (size_t)item->ids[j] : next++) * dim;
             for (size_t d = 0; d < dim; d++)
-                row[d] = word[d] + position[d];
+                row[d] = word[d] + (bert->types ? bert->types[d] : 0) + position[d];
         }
     }
     nn_layer_norm(pass->compute, &bert->embedding_norm, x, pass->n_total, x);

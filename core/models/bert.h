@@ -1,6 +1,7 @@
 /*
  * bert.h: BERT's post-norm transformer, as encoder and as decoder, with cross-attention where the
- * checkpoint has it (Devlin et al. 2018, arXiv:1810.04805; BLIP's text side follows it):
+ * checkpoint has it (Devlin et al. 2018, arXiv:1810.04805; BLIP's text side follows it; RoBERTa and
+ * XLM-R differ in how they count positions):
  *
  *   x = norm(x + out(attention(q, k, v of x)))
  *   x = cross_norm(x + cross_out(attention(cross_q of x; cross_k, cross_v of the source)))
@@ -20,6 +21,11 @@ struct bert_config {
     float norm_eps;
     size_t vocab_size, n_positions;
     size_t cross_dim; /* of what cross-attention sees; 0 = no cross-attention */
+    size_t n_types;   /* token types, of which texts are the first; 0 = none (BLIP) */
+    /* RoBERTa, encoder only: positions count from pad_id + 1 and pass over the pad token, whose own
+     * is pad_id. */
+    bool counts_from_pad;
+    int32_t pad_id;
 };
 
 struct bert_attention {
@@ -37,13 +43,18 @@ struct bert {
     struct bert_config config;
     const float *words;     /* [vocab_size, dim] */
     const float *positions; /* [n_positions, dim] */
+    const float *types;     /* [n_types, dim] or NULL */
     struct norm embedding_norm;
     struct bert_layer *layers;
 };
 
 /* The keys hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, hidden_act,
- * layer_norm_eps, vocab_size, max_position_embeddings over the defaults in *config. */
+ * layer_norm_eps, vocab_size, max_position_embeddings, type_vocab_size (where *config has types)
+ * and pad_token_id (where it counts from there) over the defaults in *config. */
 enum status bert_config_load(const json_t *json, struct bert_config *config, struct error *err);
+
+/* The longest text in tokens. */
+size_t bert_context_length(const struct bert_config *config);
 
 /* Binds "<prefix>.embeddings.…" and "<prefix>.encoder.layer.N.…"; bert_release() also when the
  * binder failed afterwards. */

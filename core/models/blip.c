@@ -76,15 +76,7 @@ static const struct image_processor blip_processor = {
 static enum status read_vision(const json_t *vision, struct blip_config *config, struct error *err)
 {
     enum status status = encoder_config_load(vision, &config->vision, err);
-    if (!status)
-        status = config_size(vision, "image_size", &config->image_size, err);
-    if (!status)
-        status = config_size(vision, "patch_size", &config->patch_size, err);
-    if (!status && (config->patch_size > config->image_size || config->image_size > 1 << 16))
-        status = error_set(err, STATUS_BAD_CHECKPOINT,
-                           "image_size %zu with patch_size %zu is not possible", config->image_size,
-                           config->patch_size);
-    return status;
+    return status ? status : config_picture(vision, &config->image_size, &config->patch_size, err);
 }
 
 static enum status read_text(const json_t *text, struct blip_config *config, struct error *err)

@@ -1,5 +1,6 @@
 /*
- * clip.c: CLIPModel with vision-transformer towers (Radford et al. 2021, arXiv:2103.00020).
+ * clip.c: CLIPModel with vision-transformer towers (Radford et al. 2021, arXiv:2103.00020), and
+ * MetaClip2Model (Chuang et al. 2025, arXiv:2507.22062), the same with a multilingual vocabulary.
  *
  * Reference page
  *   Tensors   vision_model.embeddings.{class_embedding [d], patch_embedding.weight [d, 3, p, p] (no
@@ -11,14 +12,14 @@
  *   Picture   class token's row after the last layer → post_layernorm → projection → L2 norm.
  *   Text      causal; the row at the end-of-text token → final_layer_norm → projection → L2 norm.
  *   Easy to get wrong
- *     - Where text_config.eos_token_id is 2 (files before a fix of the reference) the end of text
- * is the first position of the largest id; otherwise the first position of eos_token_id, or 0.
+ *     - Where CLIPModel's text_config.eos_token_id is 2 (files before a fix of the reference) the
+ *       end of text is the first position of the largest id; otherwise, and always in MetaCLIP 2,
+ *       whose </s> is 2, the first position of eos_token_id, or 0.
  *     - Rows after the end of text see it but it does not see them: padding changes nothing, so
- * none is added, and what follows the end is not computed.
+ *       none is added, and what follows the end is not computed.
  *     - Old config.json files have text_config_dict, vision_config_dict, which win.
  *     - post_layernorm is applied to the class row only; the projections have no bias.
  */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,28 +27,10 @@
 #include "core/models/clip_towers.h"
 #include "core/models/models_internal.h"
 
-/* ---- configuration -----------------------------------------------------------------------------
- */
-
-static const struct image_processor clip_processor = {
-    .do_resize = true,
-    .do_center_crop = true,
-    .do_rescale = true,
-    .do_normalize = true,
-    .shortest_edge = 224,
-    .crop_height = 224,
-    .crop_width = 224,
-    .resample = RESAMPLE_BICUBIC,
-    .rescale_factor = 1.0f / 255,
-    .mean = OPENAI_CLIP_MEAN,
-    .std = OPENAI_CLIP_STD,
-};
-
 /* ---- weights -----------------------------------------------------------------------------------
  */
 
 struct clip {
-    size_t projection_dim;
     struct clip_vision vision;
     struct linear vision_projection; /* [projection_dim, vision dim] */
     struct clip_text text;
@@ -64,7 +47,7 @@ static void clip_release(struct clip *clip)
     free(clip);
 }
 
-static enum status clip_load(struct model *model, struct error *err)
+static enum status load(struct model *model, bool ends_at_eos, struct error *err)
 {
     struct clip *clip = calloc(1, sizeof *clip);
     if (!clip)
@@ -72,18 +55,19 @@ static enum status clip_load(struct model *model, struct error *err)
     const json_t *config = model->checkpoint->config;
     struct clip_vision_config vision = clip_vision_defaults;
     struct clip_text_config text = clip_text_defaults;
-    clip->projection_dim = 512;
+    size_t e = 512;
     struct binder binder;
     enum status status = clip_vision_config_load(config, &vision, err);
     if (!status)
         status = clip_text_config_load(config, &text, err);
     if (!status)
-        status = config_size(config, "projection_dim", &clip->projection_dim, err);
+        status = config_size(config, "projection_dim", &e, err);
     if (!status)
         status = model_load_processor(model, &clip_processor, vision.image_size, err);
     if (status)
         goto out;
-    size_t e = clip->projection_dim;
+    if (ends_at_eos)
+        text.ends_at_largest = false;
     binder_init(&binder, model->checkpoint->tensors, err);
     clip_vision_bind(&binder, &clip->vision, &vision, "", "pre_layrnorm");
     bind_linear(&binder, &clip->vision_projection, e, vision.encoder.dim, false,
@@ -95,15 +79,22 @@ static enum status clip_load(struct model *model, struct error *err)
     if (status)
         goto out;
     model->n_parameters = binder.n_parameters;
-    model->traits.embed_dim = e;
-    model->traits.logit_scale = expf(*clip->logit_scale);
-    model->traits.context_length = text.context_length;
-    model->traits.vocab_size = text.vocab_size;
+    dual_set_traits(model, e, text.context_length, text.vocab_size, clip->logit_scale, NULL);
     model->state = clip;
     clip = NULL;
 out:
     clip_release(clip);
     return status;
+}
+
+static enum status clip_load(struct model *model, struct error *err)
+{
+    return load(model, false, err);
+}
+
+static enum status metaclip2_load(struct model *model, struct error *err)
+{
+    return load(model, true, err);
 }
 
 static void clip_free(struct model *model)
@@ -119,23 +110,12 @@ static enum status clip_encode_images(const struct model *model, const struct co
                                       struct features **out, struct error *err)
 {
     const struct clip *clip = model->state;
-    size_t dim = clip->vision.config.encoder.dim, embed_dim = clip->projection_dim;
-    size_t *pooled = arena_zalloc(compute->scratch, n, sizeof *pooled); /* the class token's row */
-    float *rows = arena_array(compute->scratch, n * dim, sizeof *rows);
-    float *embeddings = arena_array(compute->scratch, n * embed_dim, sizeof *embeddings);
-    if (!pooled || !rows || !embeddings)
+    float *rows = arena_array(compute->scratch, n * clip->vision.config.encoder.dim, sizeof *rows);
+    if (!rows)
         return error_no_memory(err, "a batch of pictures");
-    size_t *n_rows;
-    float *x;
-    enum status status = clip_vision_embed(&clip->vision, compute, pixels, n, &n_rows, &x, err);
-    if (!status)
-        status = encoder_forward(&clip->vision.encoder, compute, x, n_rows, n, pooled, rows, err);
-    if (status)
-        return status;
-    nn_layer_norm(compute, &clip->vision.post_norm, rows, n, rows);
-    nn_linear(compute, &clip->vision_projection, rows, n, ACTIVATION_NONE, NULL, embeddings);
-    nn_l2_normalize_rows(embeddings, n, embed_dim);
-    return features_split(embeddings, n, embed_dim, out, err);
+    enum status status = clip_vision_forward(&clip->vision, compute, pixels, n, rows, err);
+    return status ? status
+                  : dual_embed_pictures(compute, &clip->vision_projection, rows, n, out, err);
 }
 
 static enum status clip_encode_texts(const struct model *model, const struct compute *compute,
@@ -147,11 +127,9 @@ static enum status clip_encode_texts(const struct model *model, const struct com
     if (!rows)
         return error_no_memory(err, "a batch of texts");
     enum status status = clip_text_forward(&clip->text, compute, texts, n, rows, err);
-    if (status)
-        return status;
-    nn_linear(compute, &clip->text_projection, rows, n, ACTIVATION_NONE, NULL, out);
-    nn_l2_normalize_rows(out, n, clip->projection_dim);
-    return STATUS_OK;
+    if (!status)
+        dual_embed_texts(compute, &clip->text_projection, rows, n, out);
+    return status;
 }
 
 const struct architecture clip_architecture = {
@@ -159,6 +137,16 @@ const struct architecture clip_architecture = {
     .summary = "CLIP with vision-transformer towers: embeddings of pictures and texts",
     .tasks = TASK_BIT(EMBED) | TASK_BIT(CLASSIFY),
     .load = clip_load,
+    .free = clip_free,
+    .encode_images = clip_encode_images,
+    .encode_texts = clip_encode_texts,
+};
+
+const struct architecture metaclip2_architecture = {
+    .name = "MetaClip2Model",
+    .summary = "MetaCLIP 2: embeddings of pictures and of texts in many languages",
+    .tasks = TASK_BIT(EMBED) | TASK_BIT(CLASSIFY),
+    .load = metaclip2_load,
     .free = clip_free,
     .encode_images = clip_encode_images,
     .encode_texts = clip_encode_texts,

@@ -10,6 +10,20 @@
 /* ---- configuration -----------------------------------------------------------------------------
  */
 
+const struct image_processor clip_processor = {
+    .do_resize = true,
+    .do_center_crop = true,
+    .do_rescale = true,
+    .do_normalize = true,
+    .shortest_edge = 224,
+    .crop_height = 224,
+    .crop_width = 224,
+    .resample = RESAMPLE_BICUBIC,
+    .rescale_factor = 1.0f / 255,
+    .mean = OPENAI_CLIP_MEAN,
+    .std = OPENAI_CLIP_STD,
+};
+
 const struct clip_vision_config clip_vision_defaults = {
     .encoder = {.n_layers = 12,
                 .dim = 768,
@@ -41,21 +55,9 @@ enum status clip_vision_config_load(const json_t *json, struct clip_vision_confi
     enum status status = config_object_or_dict(json, "vision_config", &vision, err);
     if (status)
         return status;
-    size_t n_channels = 3;
     status = encoder_config_load(vision, &config->encoder, err);
     if (!status)
-        status = config_size(vision, "image_size", &config->image_size, err);
-    if (!status)
-        status = config_size(vision, "patch_size", &config->patch_size, err);
-    if (!status)
-        status = config_size(vision, "num_channels", &n_channels, err);
-    if (!status && n_channels != 3)
-        status = error_set(err, STATUS_BAD_CHECKPOINT, "'num_channels' is %zu, only 3 is supported",
-                           n_channels);
-    if (!status && (config->patch_size > config->image_size || config->image_size > 1 << 16))
-        status = error_set(err, STATUS_BAD_CHECKPOINT,
-                           "image_size %zu with patch_size %zu is not possible", config->image_size,
-                           config->patch_size);
+        status = config_picture(vision, &config->image_size, &config->patch_size, err);
     return status ? error_prefix(err, "vision_config") : STATUS_OK;
 }
 
@@ -73,6 +75,7 @@ enum status clip_text_config_load(const json_t *json, struct clip_text_config *c
         status = config_size(text, "max_position_embeddings", &config->context_length, err);
     if (!status)
         status = config_token(text, "eos_token_id", &config->eos_token_id, err);
+    config->ends_at_largest = config->eos_token_id == 2;
     return status ? error_prefix(err, "text_config") : STATUS_OK;
 }
 
@@ -85,8 +88,11 @@ void clip_vision_bind(struct binder *binder, struct clip_vision *vision,
 {
     size_t d = config->encoder.dim, grid = config->image_size / config->patch_size;
     float eps = config->encoder.norm_eps;
-    char layers[64];
-    snprintf(layers, sizeof layers, "%svision_model.encoder.layers", prefix);
+    char layers[64], first[128];
+    snprintf(layers, sizeof layers, "%svision_model.encoder.layer", prefix);
+    snprintf(first, sizeof first, "%s.0.layer_norm1.weight", layers);
+    if (!tensor_set_find(binder->tensors, first)) /* AltCLIP as transformers 5 writes it */
+        snprintf(layers, sizeof layers, "%svision_model.encoder.layers", prefix);
     vision->config = *config;
     vision->patches = (struct vit_embedding){
         .dim = d, .patch_size = config->patch_size, .n_positions = grid * grid + 1};
@@ -153,15 +159,30 @@ enum status clip_vision_embed(const struct clip_vision *vision, const struct com
     return STATUS_OK;
 }
 
+enum status clip_vision_forward(const struct clip_vision *vision, const struct compute *compute,
+                                const struct pixels *const *pixels, size_t n, float *out,
+                                struct error *err)
+{
+    size_t *n_rows, *pooled = arena_zalloc(compute->scratch, n, sizeof *pooled); /* the class row */
+    float *x;
+    if (!pooled)
+        return error_no_memory(err, "a batch of pictures");
+    enum status status = clip_vision_embed(vision, compute, pixels, n, &n_rows, &x, err);
+    if (!status)
+        status = encoder_forward(&vision->encoder, compute, x, n_rows, n, pooled, out, err);
+    if (!status)
+        nn_layer_norm(compute, &vision->post_norm, out, n, out);
+    return status;
+}
+
 /* The position of the row that stands for the text (see the head of clip.c). */
 static size_t end_of_text(const struct clip_text_config *config, const struct tokens *text)
 {
-    bool by_largest = config->eos_token_id == CLIP_EOS_LARGEST;
     size_t at = 0;
     for (size_t i = 0; i < text->n; i++) {
-        if (by_largest && text->ids[i] > text->ids[at])
+        if (config->ends_at_largest && text->ids[i] > text->ids[at])
             at = i;
-        if (!by_largest && text->ids[i] == config->eos_token_id)
+        if (!config->ends_at_largest && text->ids[i] == config->eos_token_id)
             return i;
     }
     return at;

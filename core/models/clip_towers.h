@@ -1,6 +1,6 @@
 /*
- * clip_towers.h: CLIP's two towers (see clip.c), for all that are built on them: CLIP itself,
- * OWL-ViT and OWLv2, CLIPSeg.
+ * clip_towers.h: CLIP's two towers (see clip.c), for all that are built on them: CLIP itself and
+ * its kin with other text towers, OWL-ViT and OWLv2, CLIPSeg.
  */
 #ifndef VLMD_CORE_MODELS_CLIP_TOWERS_H
 #define VLMD_CORE_MODELS_CLIP_TOWERS_H
@@ -14,21 +14,22 @@ struct clip_vision_config {
     size_t image_size, patch_size;
 };
 
-/* An eos_token_id that means: a text's end is its largest id (see clip.c). */
-enum { CLIP_EOS_LARGEST = 2 };
-
 struct clip_text_config {
     struct encoder_config encoder;
     size_t vocab_size, context_length;
     int32_t eos_token_id;
+    bool ends_at_largest; /* a text's end is its largest id, whatever eos_token_id says */
 };
 
 /* "vision_config" and "text_config" of a config.json over what *config holds (the family's
- * defaults). */
+ * defaults). ends_at_largest is set as CLIP has it: where eos_token_id is 2. */
 enum status clip_vision_config_load(const json_t *json, struct clip_vision_config *config,
                                     struct error *err);
 enum status clip_text_config_load(const json_t *json, struct clip_text_config *config,
                                   struct error *err);
+
+/* CLIPImageProcessor's. */
+extern const struct image_processor clip_processor;
 
 /* ViT-B/32 and its text tower, the defaults of the family's config classes. */
 extern const struct clip_vision_config clip_vision_defaults;
@@ -65,6 +66,11 @@ void clip_text_release(struct clip_text *text);
 enum status clip_vision_embed(const struct clip_vision *vision, const struct compute *compute,
                               const struct pixels *const *pixels, size_t n, size_t **n_rows,
                               float **x, struct error *err);
+
+/* Each picture's class row after the last layer and the last norm: out [n, dim]. */
+enum status clip_vision_forward(const struct clip_vision *vision, const struct compute *compute,
+                                const struct pixels *const *pixels, size_t n, float *out,
+                                struct error *err);
 
 /* Each text's row at its end, after the final norm: out [n, dim]. */
 enum status clip_text_forward(const struct clip_text *text, const struct compute *compute,

@@ -286,13 +286,37 @@ enum status model_detokenize(const struct model *model, enum task task, const st
 enum status config_check_layers(size_t dim, size_t n_heads, size_t n_layers, struct error *err)
 {
     enum { LAYERS_MAX = 512 };
-    if (dim % n_heads)
+    if (n_heads == 0 || dim % n_heads)
         return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "config key 'num_attention_heads': %zu does not divide 'hidden_size' %zu",
+                         "'num_attention_heads' is %zu, which does not divide the width %zu",
                          n_heads, dim);
     if (n_layers > LAYERS_MAX)
-        return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "config key 'num_hidden_layers': %zu is more than %d", n_layers,
-                         LAYERS_MAX);
+        return error_set(err, STATUS_BAD_CHECKPOINT, "'num_hidden_layers' is %zu, more than %d",
+                         n_layers, LAYERS_MAX);
     return STATUS_OK;
+}
+
+enum status config_check_picture(size_t image_size, size_t patch_size, struct error *err)
+{
+    enum { EDGE_MAX = 1 << 16 };
+    if (patch_size > image_size || image_size > EDGE_MAX)
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "image_size %zu with patch_size %zu is not possible", image_size,
+                         patch_size);
+    return STATUS_OK;
+}
+
+enum status config_picture(const json_t *json, size_t *image_size, size_t *patch_size,
+                           struct error *err)
+{
+    size_t n_channels = 3;
+    enum status status = config_size(json, "image_size", image_size, err);
+    if (!status)
+        status = config_size(json, "patch_size", patch_size, err);
+    if (!status)
+        status = config_size(json, "num_channels", &n_channels, err);
+    if (!status && n_channels != 3)
+        status = error_set(err, STATUS_BAD_CHECKPOINT, "'num_channels' is %zu, only 3 is supported",
+                           n_channels);
+    return status ? status : config_check_picture(*image_size, *patch_size, err);
 }

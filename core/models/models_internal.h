@@ -27,11 +27,32 @@ enum status model_load_processor(struct model *model, const struct image_process
 enum status features_split(const float *rows, size_t n, size_t dim, struct features **out,
                            struct error *err);
 
+/* ---- dual encoders (dual.c): what is the same whatever the towers are -------------------------
+ */
+
+/* Sets the traits. logit_scale (a logarithm) and logit_bias as the checkpoint holds them; without
+ * a bias scores are a softmax's, with one each is a sigmoid's. */
+void dual_set_traits(struct model *model, size_t embed_dim, size_t context_length,
+                     size_t vocab_size, const float *logit_scale, const float *logit_bias);
+/* The towers' rows [n, dim] → through the projection → of length 1. */
+enum status dual_embed_pictures(const struct compute *compute, const struct linear *projection,
+                                const float *rows, size_t n, struct features **out,
+                                struct error *err);
+void dual_embed_texts(const struct compute *compute, const struct linear *projection,
+                      const float *rows, size_t n, float *out);
+
 /* STATUS_UNPROCESSABLE when an id is outside [0, n_vocab) or there are none or more than n_max. */
 enum status check_tokens(const struct tokens *tokens, size_t n_vocab, size_t n_max,
                          struct error *err);
 
-/* Whether a transformer of these sizes (n_heads ≥ 1) can be: STATUS_BAD_CHECKPOINT names the key. */
+/* Whether a transformer of these sizes can be: STATUS_BAD_CHECKPOINT otherwise. */
 enum status config_check_layers(size_t dim, size_t n_heads, size_t n_layers, struct error *err);
+
+/* Whether square pictures of this size can be cut into such patches: likewise. */
+enum status config_check_picture(size_t image_size, size_t patch_size, struct error *err);
+
+/* "image_size" and "patch_size" over what is there, both checked, and that "num_channels" is 3. */
+enum status config_picture(const json_t *json, size_t *image_size, size_t *patch_size,
+                           struct error *err);
 
 #endif

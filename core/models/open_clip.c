@@ -127,19 +127,6 @@ static enum status read_encoder(const json_t *json, bool quick_gelu, struct enco
     return status;
 }
 
-static enum status check_heads(const struct encoder_config *config, struct error *err)
-{
-    enum { LAYERS_MAX = 512 };
-    if (config->n_heads == 0 || config->dim % config->n_heads)
-        return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "%zu attention heads do not divide the 'width' %zu", config->n_heads,
-                         config->dim);
-    if (config->n_layers > LAYERS_MAX)
-        return error_set(err, STATUS_BAD_CHECKPOINT, "config key 'layers': %zu is more than %d",
-                         config->n_layers, LAYERS_MAX);
-    return STATUS_OK;
-}
-
 /* A number, or a list of two equal ones. */
 static enum status read_square(const json_t *json, const char *key, size_t *out, struct error *err)
 {
@@ -222,11 +209,10 @@ static enum status read_vision(const json_t *vision, bool quick_gelu,
     vit->image_size = config->image_size;
     vit->encoder.n_heads = vit->encoder.dim / head_width;
     config->pre_norm = !no_ln_pre;
-    if (vit->patch_size > vit->image_size)
-        return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "image_size %zu with patch_size %zu is not possible", vit->image_size,
-                         vit->patch_size);
-    return check_heads(&vit->encoder, err);
+    status = config_check_picture(vit->image_size, vit->patch_size, err);
+    return status ? status
+                  : config_check_layers(vit->encoder.dim, vit->encoder.n_heads,
+                                        vit->encoder.n_layers, err);
 }
 
 static enum status read_text(const json_t *text, bool quick_gelu, struct open_clip_config *config,
@@ -235,7 +221,7 @@ static enum status read_text(const json_t *text, bool quick_gelu, struct open_cl
     static const char *const pools[] = {"argmax", "eos"}, *const projections[] = {"linear"};
     struct clip_text_config *tower = &config->text;
     const char *pool, *projection;
-    long long eos_id = CLIP_EOS_LARGEST;
+    long long eos_id = 2;
     *tower = clip_text_defaults;
     enum status status = refuse(text, text_refused, ARRAY_LENGTH(text_refused), err);
     if (!status)
@@ -257,11 +243,13 @@ static enum status read_text(const json_t *text, bool quick_gelu, struct open_cl
         status = config_int(text, "eos_id", &eos_id, err);
     if (status)
         return status;
-    if (strcmp(pool, "eos") == 0 && (eos_id <= CLIP_EOS_LARGEST || eos_id > INT32_MAX))
+    if (eos_id < 0 || eos_id > INT32_MAX)
         return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "config key 'eos_id': the end of text %lld is not supported", eos_id);
+                         "config key 'eos_id': the end of text %lld is not a token", eos_id);
     tower->eos_token_id = (int32_t)eos_id;
-    return check_heads(&tower->encoder, err);
+    tower->ends_at_largest = strcmp(pool, "argmax") == 0;
+    return config_check_layers(tower->encoder.dim, tower->encoder.n_heads, tower->encoder.n_layers,
+                               err);
 }
 
 static enum status read_model_cfg(const json_t *json, struct open_clip_config *config,
@@ -421,14 +409,13 @@ static void bind_text(struct binder *binder, struct open_clip *clip)
 }
 
 /* A scalar, which some files have as a list of one. */
-static bool bind_scalar(struct binder *binder, const float **out, const char *name, bool optional)
+static void bind_scalar(struct binder *binder, const float **out, const char *name, bool optional)
 {
     const struct tensor_view *view = tensor_set_find(binder->tensors, name);
     if (!view && optional)
-        return false;
+        return;
     bind_tensor(binder, out, view && view->n_dims ? (const size_t[]){1, 0} : (const size_t[]){0},
                 "%s", name);
-    return !binder->status;
 }
 
 static enum status open_clip_load(struct model *model, struct error *err)
@@ -451,18 +438,14 @@ static enum status open_clip_load(struct model *model, struct error *err)
         bind_vision(&binder, clip);
     bind_text(&binder, clip);
     bind_scalar(&binder, &clip->logit_scale, "logit_scale", false);
-    bool has_bias = bind_scalar(&binder, &clip->logit_bias, "logit_bias", true);
+    bind_scalar(&binder, &clip->logit_bias, "logit_bias", true); /* trained as SigLIP */
     status = binder_finish(&binder, &model->bound);
     if (status)
         goto out;
     model->n_parameters = binder.n_parameters;
-    model->traits.embed_dim = config->embed_dim;
     model->traits.image_height = model->traits.image_width = config->image_size;
-    model->traits.logit_scale = expf(*clip->logit_scale);
-    model->traits.logit_bias = has_bias ? *clip->logit_bias : 0;
-    model->traits.sigmoid_scores = has_bias; /* trained as SigLIP */
-    model->traits.context_length = config->text.context_length;
-    model->traits.vocab_size = config->text.vocab_size;
+    dual_set_traits(model, config->embed_dim, config->text.context_length, config->text.vocab_size,
+                    clip->logit_scale, clip->logit_bias);
     model->state = clip;
     clip = NULL;
 out:
@@ -478,43 +461,26 @@ static void open_clip_free(struct model *model)
 /* ---- forward -----------------------------------------------------------------------------------
  */
 
-/* → out [n, embed_dim], before the L2 norm */
-static enum status vit_forward(const struct open_clip *clip, const struct compute *compute,
-                               const struct pixels *const *pixels, size_t n, float *out,
-                               struct error *err)
-{
-    size_t dim = clip->vision.config.encoder.dim, *n_rows;
-    size_t *pooled = arena_zalloc(compute->scratch, n, sizeof *pooled); /* the class token's row */
-    float *rows = arena_array(compute->scratch, n * dim, sizeof *rows), *x;
-    if (!pooled || !rows)
-        return error_no_memory(err, "a batch of pictures");
-    enum status status = clip_vision_embed(&clip->vision, compute, pixels, n, &n_rows, &x, err);
-    if (!status)
-        status = encoder_forward(&clip->vision.encoder, compute, x, n_rows, n, pooled, rows, err);
-    if (status)
-        return status;
-    nn_layer_norm(compute, &clip->vision.post_norm, rows, n, rows);
-    nn_linear(compute, &clip->vision_projection, rows, n, ACTIVATION_NONE, NULL, out);
-    return STATUS_OK;
-}
-
 static enum status open_clip_encode_images(const struct model *model, const struct compute *compute,
                                            const struct pixels *const *pixels, size_t n,
                                            struct features **out, struct error *err)
 {
     const struct open_clip *clip = model->state;
-    size_t embed_dim = clip->config.embed_dim;
-    float *embeddings = arena_array(compute->scratch, n * embed_dim, sizeof *embeddings);
-    if (!embeddings)
+    size_t embed_dim = clip->config.embed_dim, dim = clip->vision.config.encoder.dim;
+    bool is_resnet = clip->config.is_resnet; /* it gives embeddings, a ViT gives rows */
+    float *rows = arena_array(compute->scratch, n * (is_resnet ? embed_dim : dim), sizeof *rows);
+    if (!rows)
         return error_no_memory(err, "a batch of pictures");
-    enum status status =
-        clip->config.is_resnet
-            ? clip_resnet_forward(&clip->resnet, compute, pixels, n, embeddings, err)
-            : vit_forward(clip, compute, pixels, n, embeddings, err);
+    if (!is_resnet) {
+        enum status status = clip_vision_forward(&clip->vision, compute, pixels, n, rows, err);
+        return status ? status
+                      : dual_embed_pictures(compute, &clip->vision_projection, rows, n, out, err);
+    }
+    enum status status = clip_resnet_forward(&clip->resnet, compute, pixels, n, rows, err);
     if (status)
         return status;
-    nn_l2_normalize_rows(embeddings, n, embed_dim);
-    return features_split(embeddings, n, embed_dim, out, err);
+    nn_l2_normalize_rows(rows, n, embed_dim);
+    return features_split(rows, n, embed_dim, out, err);
 }
 
 static enum status open_clip_encode_texts(const struct model *model, const struct compute *compute,
@@ -526,11 +492,9 @@ static enum status open_clip_encode_texts(const struct model *model, const struc
     if (!rows)
         return error_no_memory(err, "a batch of texts");
     enum status status = clip_text_forward(&clip->text, compute, texts, n, rows, err);
-    if (status)
-        return status;
-    nn_linear(compute, &clip->text_projection, rows, n, ACTIVATION_NONE, NULL, out);
-    nn_l2_normalize_rows(out, n, clip->config.embed_dim);
-    return STATUS_OK;
+    if (!status)
+        dual_embed_texts(compute, &clip->text_projection, rows, n, out);
+    return status;
 }
 
 const struct architecture open_clip_architecture = {

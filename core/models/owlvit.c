@@ -196,7 +196,7 @@ static enum status load(struct model *model, const struct family *family, struct
         status = clip_text_config_load(config, &text, err);
     if (!status)
         status = config_size(config, "projection_dim", &projection_dim, err);
-    text.eos_token_id = 2; /* the largest id, whatever the file says */
+    text.ends_at_largest = true;
     if (!status)
         status = model_load_processor(model, family->processor, vision.image_size, err);
     if (!status && family->pads_to_square && model->processor.do_resize &&

@@ -9,6 +9,9 @@
 
 #define ARCHITECTURE_LIST(ARCHITECTURE)                                                            \
     ARCHITECTURE(clip_architecture)                                                                \
+    ARCHITECTURE(metaclip2_architecture)                                                           \
+    ARCHITECTURE(chinese_clip_architecture)                                                        \
+    ARCHITECTURE(altclip_architecture)                                                             \
     ARCHITECTURE(open_clip_architecture)                                                           \
     ARCHITECTURE(clipseg_architecture)                                                             \
     ARCHITECTURE(owlvit_architecture)                                                              \

@@ -80,9 +80,7 @@ static enum status read_vision(const json_t *vision, struct siglip_config *confi
     bool use_head = true;
     enum status status = encoder_config_load(vision, &config->vision, err);
     if (!status)
-        status = config_size(vision, "image_size", &config->image_size, err);
-    if (!status)
-        status = config_size(vision, "patch_size", &config->patch_size, err);
+        status = config_picture(vision, &config->image_size, &config->patch_size, err);
     if (!status)
         status = config_bool(vision, "vision_use_head", &use_head, err);
     if (status)
@@ -90,10 +88,6 @@ static enum status read_vision(const json_t *vision, struct siglip_config *confi
     if (!use_head)
         return error_set(err, STATUS_BAD_CHECKPOINT,
                          "'vision_use_head' is false: such a model gives no embeddings");
-    if (config->patch_size > config->image_size || config->image_size > 1 << 16)
-        return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "image_size %zu with patch_size %zu is not possible", config->image_size,
-                         config->patch_size);
     return STATUS_OK;
 }
 
@@ -254,12 +248,8 @@ static enum status siglip_load(struct model *model, struct error *err)
     if (status)
         goto out;
     model->n_parameters = binder.n_parameters;
-    model->traits.embed_dim = siglip->config.projection_dim;
-    model->traits.logit_scale = expf(*siglip->logit_scale);
-    model->traits.logit_bias = *siglip->logit_bias;
-    model->traits.sigmoid_scores = true;
-    model->traits.context_length = siglip->config.context_length;
-    model->traits.vocab_size = siglip->config.vocab_size;
+    dual_set_traits(model, siglip->config.projection_dim, siglip->config.context_length,
+                    siglip->config.vocab_size, siglip->logit_scale, siglip->logit_bias);
     model->state = siglip;
     siglip = NULL;
 out:
@@ -376,8 +366,7 @@ static enum status siglip_encode_texts(const struct model *model, const struct c
     if (status)
         return status;
     nn_layer_norm(compute, &siglip->text_final_norm, rows, n, rows);
-    nn_linear(compute, &siglip->text_head, rows, n, ACTIVATION_NONE, NULL, out);
-    nn_l2_normalize_rows(out, n, siglip->config.projection_dim);
+    dual_embed_texts(compute, &siglip->text_head, rows, n, out);
     return STATUS_OK;
 }
 

@@ -90,12 +90,12 @@ static enum status read_config(const json_t *json, struct vilt_config *config, s
         {"max_position_embeddings", &config->n_positions},
         {"type_vocab_size", &config->n_token_types},
         {"modality_type_vocab_size", &config->n_modalities},
-        {"image_size", &config->image_size},
-        {"patch_size", &config->patch_size},
     };
     enum status status = encoder_config_load(json, &config->encoder, err);
     for (size_t i = 0; i < ARRAY_LENGTH(sizes) && !status; i++)
         status = config_size(json, sizes[i].key, sizes[i].out, err);
+    if (!status)
+        status = config_picture(json, &config->image_size, &config->patch_size, err);
     if (!status)
         status = config_bool(json, "qkv_bias", &config->qkv_bias, err);
     long long max_image_length = -1;
@@ -104,10 +104,6 @@ static enum status read_config(const json_t *json, struct vilt_config *config, s
     if (status)
         return status;
     config->max_image_length = max_image_length > 0 ? (size_t)max_image_length : 0;
-    if (config->patch_size > config->image_size || config->image_size > 1 << 16)
-        return error_set(err, STATUS_BAD_CHECKPOINT,
-                         "image_size %zu with patch_size %zu is not possible", config->image_size,
-                         config->patch_size);
     return STATUS_OK;
 }
 

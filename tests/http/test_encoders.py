@@ -1,4 +1,4 @@
-"""test_encoders.py: OpenCLIP's layout, masked words and pairs of pictures over HTTP, against the goldens."""
+"""test_encoders.py: OpenCLIP's layout, CLIP's kin, masked words and pairs of pictures over HTTP, against the goldens."""
 import json
 import os
 import shutil
@@ -11,9 +11,15 @@ from harness import DATA, ServerTest, image_b64, image_bytes, multipart, run
 MODELS = {
     "resnet": "openclip-rn-tiny",
     "vit": "openclip-vit-tiny",
+    "metaclip2": "metaclip2-tiny",
+    "chinese": "chinese-clip-tiny",
+    "altclip": "altclip-tiny",
     "filler": "vilt-mlm-tiny",
     "reasoner": "vilt-nlvr2-tiny",
 }
+
+
+DUAL_ENCODERS = ("resnet", "vit", "metaclip2", "chinese", "altclip")
 
 
 def golden(name):
@@ -39,8 +45,8 @@ def golden_floats(name, key):
 class Encoders(ServerTest):
     models = MODELS
 
-    def test_open_clip_embeds_as_the_reference(self):
-        for model in ("resnet", "vit"):
+    def test_dual_encoders_embed_as_the_reference(self):
+        for model in DUAL_ENCODERS:
             name = MODELS[model]
             for case in cases(name, "image"):
                 reply = self.server.post(
@@ -59,8 +65,8 @@ class Encoders(ServerTest):
         for a, b in zip(got, want):
             self.assertAlmostEqual(a, b, delta=1e-4)
 
-    def test_open_clip_classifies_as_the_reference(self):
-        for model in ("resnet", "vit"):
+    def test_dual_encoders_classify_as_the_reference(self):
+        for model in DUAL_ENCODERS:
             for case in cases(MODELS[model], "classify"):
                 reply = self.server.post("/v1/classify", {
                     "model": model, "image": image_b64(case["picture"]), "labels": case["labels"]})
@@ -68,6 +74,25 @@ class Encoders(ServerTest):
                 for got, want in zip(reply.json["labels"], case["best_first"]):
                     self.assertEqual(got["label"], want["label"])
                     self.assertAlmostEqual(got["score"], want["score"], delta=1e-4)
+
+    def test_dual_encoders_find_pictures_by_words(self):
+        """The order of a collection's results is that of the reference's cosines."""
+        for model in DUAL_ENCODERS:
+            name = MODELS[model]
+            pictures = {case["picture"]: golden_floats(name, case["case"] + "/image_embeds")
+                        for case in cases(name, "image")}
+            path = f"/v1/collections/by-{model}"
+            self.assertEqual(self.server.request("PUT", path, {"model": model}).status, 201)
+            added = self.server.post(path + "/items", {
+                "items": [{"id": picture, "image": image_b64(picture)} for picture in pictures]})
+            self.assertEqual(added.json["added"], len(pictures), added.body)
+            case = cases(name, "text")[0]
+            text = golden_floats(name, case["case"] + "/text_embeds")
+            want = {picture: sum(a * b for a, b in zip(text, vector)) for picture, vector in pictures.items()}
+            found = self.server.post(path + "/search", {"text": case["text"], "top_k": 99}).json["results"]
+            self.assertEqual([hit["id"] for hit in found], sorted(want, key=want.get, reverse=True))
+            for hit in found:
+                self.assertAlmostEqual(hit["score"], want[hit["id"]], delta=1e-4)
 
     def test_masked_words_are_filled_one_by_one(self):
         for case in cases("vilt-mlm-tiny", "fill"):
