@@ -131,7 +131,7 @@ INLINE vec4 vec_fold(vec value)
 INLINE float vec_sum(vec value)
 {
     vec4 four = vec_fold(value);
-    four += __builtin_shuffle(four, (ivec4){2, 3, 0, 1});
+    four += __builtin_shufflevector(four, four, 2, 3, 0, 1);
     return four[0] + four[1];
 }
 
@@ -139,12 +139,10 @@ INLINE float vec_sum(vec value)
 INLINE vec4 vec_sum4(const vec v[4])
 {
     vec4 a = vec_fold(v[0]), b = vec_fold(v[1]), c = vec_fold(v[2]), d = vec_fold(v[3]);
-    vec4 ab =
-        __builtin_shuffle(a, b, (ivec4){0, 4, 1, 5}) + __builtin_shuffle(a, b, (ivec4){2, 6, 3, 7});
-    vec4 cd =
-        __builtin_shuffle(c, d, (ivec4){0, 4, 1, 5}) + __builtin_shuffle(c, d, (ivec4){2, 6, 3, 7});
-    return __builtin_shuffle(ab, cd, (ivec4){0, 1, 4, 5}) +
-           __builtin_shuffle(ab, cd, (ivec4){2, 3, 6, 7});
+    vec4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    vec4 cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
+           __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
 INLINE float vec_max_lane(vec value)
@@ -155,23 +153,27 @@ INLINE float vec_max_lane(vec value)
     return max;
 }
 
+/* a0 b0 a1 b1 …: the lower halves of two vectors interleaved, and the upper ones. */
+#if defined(__AVX512F__)
+#define VEC_LOW  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define VEC_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif defined(__AVX2__)
+#define VEC_LOW  0, 8, 1, 9, 2, 10, 3, 11
+#define VEC_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define VEC_LOW  0, 4, 1, 5
+#define VEC_HIGH 2, 6, 3, 7
+#endif
+
 /* Transposes LANES × LANES in place: interleaving row i with row i + LANES/2, log2(LANES) times. */
 INLINE void vec_transpose(vec rows[LANES])
 {
-#if defined(__AVX512F__)
-    const ivec low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-    const ivec high = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-#elif defined(__AVX2__)
-    const ivec low = {0, 8, 1, 9, 2, 10, 3, 11}, high = {4, 12, 5, 13, 6, 14, 7, 15};
-#else
-    const ivec low = {0, 4, 1, 5}, high = {2, 6, 3, 7};
-#endif
     for (int step = 1; step < LANES; step *= 2) {
         vec next[LANES];
 #pragma GCC unroll 8
         for (int i = 0; i < LANES / 2; i++) {
-            next[2 * i] = __builtin_shuffle(rows[i], rows[i + LANES / 2], low);
-            next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + LANES / 2], high);
+            next[2 * i] = __builtin_shufflevector(rows[i], rows[i + LANES / 2], VEC_LOW);
+            next[2 * i + 1] = __builtin_shufflevector(rows[i], rows[i + LANES / 2], VEC_HIGH);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
