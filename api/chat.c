@@ -32,8 +32,9 @@ static const struct field fields[] = {
      .help = "the model to use; default: the server's for vqa, or for caption without a text"},
     {"max_completion_tokens", FIELD_INTEGER, .min = 1, .max = GENERATION_TOKENS_MAX,
      .help = "new tokens at most (max_tokens is the same)"},
-    {"logprobs", FIELD_BOOLEAN, .help = "log probabilities of the tokens (not with stream)"},
-    {"top_logprobs", FIELD_INTEGER, .help = "only 0"},
+    {"logprobs", FIELD_BOOLEAN, .help = "log probabilities of the tokens (not with beams)"},
+    {"top_logprobs", FIELD_INTEGER, .min = 0, .max = TOP_LOGPROBS_MAX,
+     .help = "with logprobs: the likeliest tokens in each place"},
     {"stream_options", FIELD_OBJECT, .help = "{include_usage}: usage in a last chunk"},
     {"frequency_penalty", FIELD_NUMBER, .help = "only 0; see repetition_penalty"},
     {"presence_penalty", FIELD_NUMBER, .help = "only 0; see repetition_penalty"},
@@ -72,7 +73,11 @@ struct chat {
     char id[ID_MAX];
     long long created;
     bool include_usage, logprobs;
-    size_t n_choices_begun; /* of a stream: those whose first delta is out */
+    size_t n_top;
+    /* Of a stream. */
+    size_t n_choices_begun;        /* those whose first delta is out */
+    size_t n_logged;               /* tokens of the choice whose log-probabilities are out */
+    const struct generated *ended; /* the choice whose rest is being sent; NULL: it is written */
 };
 
 /* ---- messages -----------------------------------------------------------------------------------
@@ -238,8 +243,6 @@ static enum status check_neutral(const struct form *form, struct error *err)
     for (size_t i = 0; i < ARRAY_LENGTH(numbers) && !bad; i++)
         if (form_number(form, numbers[i], 0) != 0)
             bad = numbers[i];
-    if (!bad && form_integer(form, "top_logprobs", 0) != 0)
-        bad = "top_logprobs";
     for (size_t i = 0; i < ARRAY_LENGTH(lists) && !bad; i++) {
         const json_t *list = form_json(form, lists[i]);
         if (list && (!json_is_array(list) || json_array_size(list)))
@@ -278,9 +281,10 @@ static enum status read_options(struct call *call, struct chat *chat, struct err
         return wrong_kind("stream_options.include_usage", "a boolean", include_usage, err);
     chat->include_usage = json_is_true(include_usage);
     chat->logprobs = form_boolean(form, "logprobs", false);
-    if (chat->logprobs && streams)
-        return error_set_param(err, STATUS_UNPROCESSABLE, "logprobs",
-                               "'logprobs' cannot be had with 'stream'");
+    chat->n_top = (size_t)form_integer(form, "top_logprobs", 0);
+    if (chat->n_top && !chat->logprobs)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "top_logprobs",
+                               "'top_logprobs' is only for 'logprobs': true");
     return STATUS_OK;
 }
 
@@ -305,6 +309,7 @@ static enum status fill_work(struct call *call, const struct chat *chat, enum ta
     size_t max_images = call->model->traits.max_images ? call->model->traits.max_images : 1;
     size_t n = chat->n_pictures < max_images ? chat->n_pictures : max_images;
     bool is_labels = task == TASK_VQA && call->model->traits.labels;
+    work->n_top = chat->n_top;
     enum status status = generation_read(call, work, GENERATION_N_SAMPLES, err);
     work->kind = is_labels ? WORK_PAIR : WORK_GENERATE;
     if (!status && chat->logprobs && (is_labels || work->generation.num_beams > 1))
@@ -364,7 +369,89 @@ static void put_head(struct call *call, struct json_writer *out, const char *obj
     json_put_integer(out, "created", chat->created);
 }
 
-/* A chunk with at most one choice; text NULL = none. */
+/* Tokens with their log-probabilities: a stream's, or those of a text that is done. */
+struct token_list {
+    const int32_t *ids;
+    const float *logprobs;
+    const struct token_choice *top; /* [n, n_top] or NULL */
+};
+
+static bool decode(struct call *call, const int32_t *ids, size_t n, struct buffer *out)
+{
+    struct error err;
+    out->size = 0;
+    return tokenizer_decode(call->model->tokenizer, ids, n, false, out, &err) == STATUS_OK;
+}
+
+/* {token, logprob, bytes}, left open. The token's text is what it adds to the one before it (-1:
+ * none), so that the texts of all tokens together are the whole text; where that cannot be said (a
+ * part of a character), what it is alone. */
+static void put_token(struct call *call, struct json_writer *out, int32_t before, int32_t id,
+                      float logprob)
+{
+    const int32_t ids[] = {before, id};
+    struct buffer text, head;
+    buffer_init(&text, api_options(call->api)->max_text_bytes);
+    buffer_init(&head, api_options(call->api)->max_text_bytes);
+    size_t skip = 0;
+    if (before >= 0 && decode(call, ids, 1, &head) && decode(call, ids, 2, &text) &&
+        text.size >= head.size && head.size && !memcmp(text.data, head.data, head.size))
+        skip = head.size;
+    else if (!decode(call, &id, 1, &text))
+        text.size = 0;
+    struct span own = {text.size ? text.data + skip : "", text.size - skip};
+    json_begin_object(out, NULL);
+    json_put_text(out, "token", own.data, own.size);
+    json_put_float(out, "logprob", logprob);
+    if (memmem(own.data, own.size, "\xEF\xBF\xBD", 3)) {
+        json_put_null(out, "bytes");
+    } else {
+        json_begin_list(out, "bytes");
+        for (size_t k = 0; k < own.size; k++)
+            json_put_integer(out, NULL, (unsigned char)own.data[k]);
+        json_end_list(out);
+    }
+    buffer_release(&text);
+    buffer_release(&head);
+}
+
+/* `logprobs` of tokens [from, to); null where there are none. */
+static void put_logprobs(struct call *call, struct json_writer *out, const struct token_list *list,
+                         size_t from, size_t to)
+{
+    const struct chat *chat = call->state;
+    if (!chat->logprobs || !list->logprobs || from >= to) {
+        json_put_null(out, "logprobs");
+        return;
+    }
+    json_begin_object(out, "logprobs");
+    json_begin_list(out, "content");
+    for (size_t i = from; i < to; i++) {
+        int32_t before = i ? list->ids[i - 1] : -1;
+        put_token(call, out, before, list->ids[i], list->logprobs[i]);
+        json_begin_list(out, "top_logprobs");
+        for (size_t k = 0; k < chat->n_top && list->top; k++) {
+            const struct token_choice *choice = &list->top[i * chat->n_top + k];
+            if (choice->id < 0)
+                break;
+            put_token(call, out, before, choice->id, choice->logprob);
+            json_end_object(out);
+        }
+        json_end_list(out);
+        json_end_object(out);
+    }
+    json_end_list(out);
+    json_put_null(out, "refusal");
+    json_end_object(out);
+}
+
+static struct token_list generated_tokens(const struct generated *generated)
+{
+    return (struct token_list){generated->ids, generated->logprobs, generated->top};
+}
+
+/* A chunk with one choice; text NULL = none. With it go the log-probabilities of the tokens that
+ * came since the last one. */
 static void put_chunk(struct call *call, struct json_writer *out, size_t choice,
                       const struct span *text, const char *finish_reason)
 {
@@ -385,7 +472,16 @@ static void put_chunk(struct call *call, struct json_writer *out, size_t choice,
     if (text)
         json_put_text(out, "content", text->data, text->size);
     json_end_object(out);
-    json_put_null(out, "logprobs");
+    const struct stream *stream = &call->stream;
+    const struct generated *ended = chat->ended;
+    struct token_list list = {stream->ids, stream->logprobs, stream->top};
+    size_t n = stream->n_rendered;
+    if (ended) {
+        list = generated_tokens(ended);
+        n = ended->n;
+    }
+    put_logprobs(call, out, &list, chat->n_logged, n);
+    chat->n_logged = n > chat->n_logged ? n : chat->n_logged;
     if (finish_reason)
         json_put_string(out, "finish_reason", finish_reason);
     else
@@ -415,45 +511,17 @@ static enum status push_usage(struct call *call, struct error *err)
     return stream_push(call, err);
 }
 
-/* The tokens one by one: each one's own text, with its bytes for those who put them together. */
-static enum status put_logprobs(struct call *call, const struct generated *generated,
-                                struct error *err)
-{
-    struct json_writer *out = &call->out;
-    struct buffer text;
-    buffer_init(&text, api_options(call->api)->max_text_bytes);
-    enum status status = STATUS_OK;
-    json_begin_object(out, "logprobs");
-    json_begin_list(out, "content");
-    for (size_t i = 0; i < generated->n && !status; i++) {
-        text.size = 0;
-        status = tokenizer_decode(call->model->tokenizer, &generated->ids[i], 1, false, &text, err);
-        json_begin_object(out, NULL);
-        json_put_text(out, "token", text.data ? text.data : "", text.size);
-        json_put_float(out, "logprob", generated->logprobs[i]);
-        json_begin_list(out, "bytes");
-        for (size_t k = 0; k < text.size; k++)
-            json_put_integer(out, NULL, (unsigned char)text.data[k]);
-        json_end_list(out);
-        json_begin_list(out, "top_logprobs");
-        json_end_list(out);
-        json_end_object(out);
-    }
-    json_end_list(out);
-    json_put_null(out, "refusal");
-    json_end_object(out);
-    buffer_release(&text);
-    return status;
-}
-
 /* One choice, whole or as the rest of a stream. */
 static enum status put_choice(struct call *call, size_t i, struct span text,
                               const struct generated *generated, struct error *err)
 {
     struct json_writer *out = &call->out;
-    const struct chat *chat = call->state;
+    struct chat *chat = call->state;
     const char *reason = generated ? finish_reason_name(generated->finish) : "stop";
     if (call->stream.wanted) {
+        chat->ended = generated;
+        if (i)
+            chat->n_logged = 0;
         if (stream_text(call, i, text, err))
             return err->status;
         put_chunk(call, stream_open(call), i, NULL, reason);
@@ -466,10 +534,10 @@ static enum status put_choice(struct call *call, size_t i, struct span text,
     json_put_text(out, "content", text.data, text.size);
     json_put_null(out, "refusal");
     json_end_object(out);
-    if (!chat->logprobs || !generated || !generated->logprobs)
-        json_put_null(out, "logprobs");
-    else if (put_logprobs(call, generated, err))
-        return err->status;
+    struct token_list list = {0};
+    if (generated)
+        list = generated_tokens(generated);
+    put_logprobs(call, out, &list, 0, generated ? generated->n : 0);
     json_put_string(out, "finish_reason", reason);
     json_end_object(out);
     return STATUS_OK;

@@ -25,7 +25,7 @@ void stream_release(struct call *call)
     buffer_release(&call->stream.out);
 }
 
-enum status stream_want(struct call *call, size_t n_tokens_max, struct error *err)
+enum status stream_want(struct call *call, size_t n_tokens_max, size_t n_top, struct error *err)
 {
     struct stream *stream = &call->stream;
     if (!call->endpoint->delta)
@@ -36,7 +36,10 @@ enum status stream_want(struct call *call, size_t n_tokens_max, struct error *er
     if (n_tokens_max > STREAM_TOKENS_MAX)
         n_tokens_max = STREAM_TOKENS_MAX;
     stream->ids = arena_array(&call->arena, n_tokens_max, sizeof *stream->ids);
-    if (!stream->ids)
+    stream->logprobs = arena_array(&call->arena, n_tokens_max, sizeof *stream->logprobs);
+    if (n_top)
+        stream->top = arena_array(&call->arena, n_tokens_max, n_top * sizeof *stream->top);
+    if (!stream->ids || !stream->logprobs || (n_top && !stream->top))
         return error_no_memory(err, "a stream");
     stream->capacity = n_tokens_max;
     stream->wanted = true;
@@ -46,14 +49,21 @@ enum status stream_want(struct call *call, size_t n_tokens_max, struct error *er
 /* ---- tokens in ----------------------------------------------------------------------------------
  */
 
-void stream_take_token(struct job *job, struct work *work, int32_t id, void *context)
+void stream_take_token(struct job *job, struct work *work, const struct new_token *token,
+                       void *context)
 {
     struct call *call = context;
     struct stream *stream = &call->stream;
-    (void)job, (void)work;
+    (void)job;
     pthread_mutex_lock(&call->lock);
-    if (stream->n_ids < stream->capacity) /* whatever has no room comes with the finished text */
-        stream->ids[stream->n_ids++] = id;
+    size_t i = stream->n_ids;
+    if (i < stream->capacity) { /* whatever has no room comes with the finished text */
+        stream->ids[i] = token->id;
+        stream->logprobs[i] = token->logprob;
+        if (stream->top)
+            memcpy(stream->top + i * work->n_top, token->top, work->n_top * sizeof *stream->top);
+        stream->n_ids++;
+    }
     bool wakes = call->parked;
     call->parked = false;
     pthread_mutex_unlock(&call->lock);

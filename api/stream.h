@@ -21,6 +21,8 @@
 
 struct call;
 struct job;
+struct new_token;
+struct token_choice;
 struct work;
 struct span;
 
@@ -31,12 +33,14 @@ struct stream {
     void (*ready)(void *context); /* NULL: whoever made the call wants a whole reply */
     bool wanted;                  /* the request asked for a stream, and it can be had */
     int32_t *ids;                 /* [capacity], in the call's arena */
+    float *logprobs;              /* [capacity] */
+    struct token_choice *top;     /* [capacity, work->n_top]; NULL when none are wanted */
     size_t capacity;
 
     /* The stepping worker's. */
     bool begun;         /* an event is out: the reply can no longer become an error */
     bool closed;        /* the endpoint has written its own end */
-    size_t n_rendered;  /* ids whose text was looked at */
+    size_t n_rendered;  /* tokens whose text was looked at: delta() may read so many */
     struct buffer sent; /* the first text, as far as it is out */
     struct buffer event;
     struct json_writer writer;
@@ -53,8 +57,8 @@ struct stream {
  */
 
 /* The request wants its text as it comes: where the call can stream, call->stream.wanted is set.
- * n_tokens_max: how many tokens may come. */
-enum status stream_want(struct call *call, size_t n_tokens_max, struct error *err);
+ * n_tokens_max: how many tokens may come; n_top: the work's. */
+enum status stream_want(struct call *call, size_t n_tokens_max, size_t n_top, struct error *err);
 
 /* In finish(): sends what is missing of a text that is done. */
 enum status stream_text(struct call *call, size_t choice, struct span text, struct error *err);
@@ -73,7 +77,8 @@ void stream_init(struct call *call);
 void stream_release(struct call *call);
 
 /* struct job.on_token. */
-void stream_take_token(struct job *job, struct work *work, int32_t id, void *context);
+void stream_take_token(struct job *job, struct work *work, const struct new_token *token,
+                       void *context);
 
 /* Sends what there is to send. True: the job is done. False: the call is parked and not touched any
  * more; its wake comes. */

@@ -62,12 +62,12 @@ void decode_forget(struct lane *lane, struct work_state *state)
     state->generation = NULL;
 }
 
-static void emit_token(void *context, int32_t id)
+static void emit_token(void *context, const struct new_token *token)
 {
     struct work_state *state = context;
     struct job *job = state->job->job;
     if (job->on_token)
-        job->on_token(job, state->work, id, job->context);
+        job->on_token(job, state->work, token, job->context);
 }
 
 static size_t count_tokens(const struct work *work)

@@ -20,9 +20,10 @@
 enum { DEFAULT_NEW_TOKENS = 20, TEXT_BYTES_MAX = 1 << 24 };
 
 struct stream {
-    int32_t *ids;      /* [n_ids], the decoder's prompt first */
-    float *logprobs;   /* [n_ids - n_prompt] */
-    float *scratch;    /* [capacity] */
+    int32_t *ids;             /* [n_ids], the decoder's prompt first */
+    float *logprobs;          /* [n_ids - n_prompt] */
+    struct token_choice *top; /* [n_ids - n_prompt, work->n_top] */
+    float *scratch;           /* [capacity] */
     size_t *text_ends; /* [n_ids - n_prompt]: bytes of text with this token; with stops only */
     size_t n_ids, capacity;
     size_t n_emitted;
@@ -32,6 +33,7 @@ struct stream {
 
     int32_t next; /* fed: the token to take */
     float next_log_p;
+    struct token_choice next_top[TOP_LOGPROBS_MAX];
     struct error fault; /* of the feed */
 
     bool finished;
@@ -115,6 +117,11 @@ struct generation *generation_new(const struct model *model, enum task task, str
         error_set(err, STATUS_BAD_REQUEST, "a generation needs a prompt");
         return NULL;
     }
+    if (work->n_top > TOP_LOGPROBS_MAX) {
+        error_set(err, STATUS_OUT_OF_RANGE, "at most %d likeliest tokens are noted",
+                  TOP_LOGPROBS_MAX);
+        return NULL;
+    }
     struct generation *generation = calloc(1, sizeof *generation);
     if (!generation)
         goto no_memory;
@@ -180,6 +187,7 @@ void generation_free(struct generation *generation)
         struct stream *stream = &generation->streams[i];
         free(stream->ids);
         free(stream->logprobs);
+        free(stream->top);
         free(stream->scratch);
         free(stream->text_ends);
         sequence_release(&stream->sequence);
@@ -296,6 +304,13 @@ static enum status stream_reserve(struct generation *generation, struct stream *
     if (grown)
         stream->scratch = grown;
     fine &= grown != NULL;
+    size_t n_top = generation->work->n_top, top_bytes;
+    if (n_top && size_mul(n_top, sizeof *stream->top, &top_bytes)) {
+        grown = realloc_array(stream->top, capacity, top_bytes);
+        if (grown)
+            stream->top = grown;
+        fine &= grown != NULL;
+    }
     if (generation->work->n_stops) {
         grown = realloc_array(stream->text_ends, capacity, sizeof *stream->text_ends);
         if (grown)
@@ -322,6 +337,7 @@ static void stream_feed(struct generation *generation, size_t i, float *logits)
         error_set(&stream->fault, STATUS_INTERNAL, "the model's scores are not numbers");
         return;
     }
+    logits_top(logits, n_vocab, log_sum, generation->work->n_top, stream->next_top);
     if (!params->do_sample) {
         chosen = logits_argmax(logits, n_vocab);
         stream->next_log_p = logits[chosen] - log_sum;
@@ -352,8 +368,12 @@ static void stream_emit(struct generation *generation, struct stream *stream,
     else if (generation->work->n_stops)
         sure = generation->text.size - held_bytes(generation);
     while (stream->n_emitted < n_new &&
-           (sure == SIZE_MAX || stream->text_ends[stream->n_emitted] <= sure))
-        sink->emit(sink->context, stream->ids[generation->n_prompt + stream->n_emitted++]);
+           (sure == SIZE_MAX || stream->text_ends[stream->n_emitted] <= sure)) {
+        size_t i = stream->n_emitted++;
+        struct new_token token = {stream->ids[generation->n_prompt + i], stream->logprobs[i],
+                                  stream->top + i * generation->work->n_top};
+        sink->emit(sink->context, &token);
+    }
 }
 
 /* Takes the token that was fed. */
@@ -376,7 +396,10 @@ static enum status stream_take(struct generation *generation, struct stream *str
     if (status)
         return status;
     size_t n_new = stream->n_ids - generation->n_prompt;
+    size_t n_top = generation->work->n_top;
     stream->logprobs[n_new] = stream->next_log_p;
+    if (n_top)
+        memcpy(stream->top + n_new * n_top, stream->next_top, n_top * sizeof *stream->top);
     stream->ids[stream->n_ids++] = stream->next;
     if (generation->work->n_stops) {
         size_t at;
@@ -590,11 +613,15 @@ static enum status streams_finish(struct generation *generation, struct error *e
         size_t n = stream->n_ids - generation->n_prompt;
         out->ids = alloc_array(n, sizeof *out->ids);
         out->logprobs = alloc_array(n, sizeof *out->logprobs);
-        if (!out->ids || !out->logprobs)
+        size_t n_top = generation->work->n_top;
+        out->top = n_top ? alloc_array(n * n_top, sizeof *out->top) : NULL;
+        if (!out->ids || !out->logprobs || (n_top && !out->top))
             return error_no_memory(err, "a text");
         if (n) {
             memcpy(out->ids, stream->ids + generation->n_prompt, n * sizeof *out->ids);
             memcpy(out->logprobs, stream->logprobs, n * sizeof *out->logprobs);
+            if (n_top)
+                memcpy(out->top, stream->top, n * n_top * sizeof *out->top);
         }
         out->n = n;
         out->score = stream->n_scored ? (float)(stream->log_p / (double)stream->n_scored) : 0;

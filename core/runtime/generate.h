@@ -18,7 +18,7 @@ struct generation;
 
 /* Where streamed tokens go; emit may be NULL. */
 struct token_sink {
-    void (*emit)(void *context, int32_t id);
+    void (*emit)(void *context, const struct new_token *token);
     void *context;
 };
 

@@ -42,6 +42,7 @@ void work_clear(struct work *work)
     for (size_t i = 0; i < work->n_generated; i++) {
         free(work->generated[i].ids);
         free(work->generated[i].logprobs);
+        free(work->generated[i].top);
     }
     free(work->generated);
     *work = (struct work){0};

@@ -20,12 +20,28 @@ enum work_kind {
 
 enum finish_reason { FINISH_STOP, FINISH_LENGTH };
 
+enum { TOP_LOGPROBS_MAX = 20 };
+
+/* A token that could have been chosen; id -1 = there are no more with a probability above 0. */
+struct token_choice {
+    int32_t id;
+    float logprob;
+};
+
+/* A token as it is streamed. */
+struct new_token {
+    int32_t id;
+    float logprob;
+    const struct token_choice *top; /* [work->n_top] likeliest first */
+};
+
 /* One generated sequence: the new tokens only, without the end token. A stop string may begin in
  * the middle of a token: `ids` then go up to the token that completed it, and text_bytes says how
  * much of their text (as model_detokenize gives it) comes before it. */
 struct generated {
     int32_t *ids;
-    float *logprobs; /* [n] the model's log-probability of each; NULL after beam search */
+    float *logprobs;          /* [n] the model's log-probability of each; NULL after beam search */
+    struct token_choice *top; /* [n, work->n_top] the likeliest in its place; NULL likewise */
     size_t n;
     float score; /* beam search: the sequence's score as generate() returns it; else the mean log p
                     of its tokens, the end token's included */
@@ -45,6 +61,8 @@ struct work {
     struct generation_params generation; /* WORK_GENERATE */
     char *stops[STOPS_MAX];              /* stop strings, owned; generation ends before one */
     size_t n_stops;
+    size_t n_top; /* WORK_GENERATE: how many of the likeliest tokens to note in each place, at most
+                     TOP_LOGPROBS_MAX */
 
     /* out; owned by the job */
     struct error error;         /* status STATUS_OK, or why this item failed */
@@ -76,7 +94,8 @@ struct job {
      * n = 1), in order. A token whose text may yet turn out to belong to a stop string is held back
      * until that is settled; what is left of a text at its end comes with `generated`. Must not
      * block. */
-    void (*on_token)(struct job *job, struct work *work, int32_t id, void *context);
+    void (*on_token)(struct job *job, struct work *work, const struct new_token *token,
+                     void *context);
     void *context;
 
     /* out: how long it took */

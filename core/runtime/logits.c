@@ -85,6 +85,23 @@ size_t logits_argmax(const float *row, size_t n_vocab)
     return best;
 }
 
+void logits_top(const float *row, size_t n_vocab, float log_sum, size_t k, struct token_choice *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; k && i < n_vocab; i++) {
+        if (row[i] == -INFINITY || (n == k && row[i] <= out[k - 1].logprob))
+            continue;
+        size_t at = n < k ? n++ : k - 1;
+        for (; at && out[at - 1].logprob < row[i]; at--)
+            out[at] = out[at - 1];
+        out[at] = (struct token_choice){(int32_t)i, row[i]};
+    }
+    for (size_t i = 0; i < n; i++)
+        out[i].logprob -= log_sum;
+    for (; n < k; n++)
+        out[n] = (struct token_choice){-1, -INFINITY};
+}
+
 /* ---- processors ---------------------------------------------------------------------------------
  */
 

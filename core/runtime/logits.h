@@ -10,7 +10,7 @@
 #ifndef VLMD_CORE_RUNTIME_LOGITS_H
 #define VLMD_CORE_RUNTIME_LOGITS_H
 
-#include "core/models/model.h"
+#include "core/runtime/job.h"
 
 /* True when logits_process() would leave every row as it is. */
 bool logits_untouched(const struct generation_params *params);
@@ -30,6 +30,11 @@ float logits_log_sum(const float *row, size_t n_vocab);
 
 /* row[i] -= log Σ exp(row). */
 void logits_log_softmax(float *row, size_t n_vocab);
+
+/* The k likeliest tokens of a row, best first (equals by rising id), with their log-probabilities;
+ * log_sum is logits_log_sum(row). Where fewer have a probability above 0 the rest get id -1. */
+void logits_top(const float *row, size_t n_vocab, float log_sum, size_t k,
+                struct token_choice *out);
 
 /* The first index of the largest score (0 when none is a number). */
 size_t logits_argmax(const float *row, size_t n_vocab);

@@ -416,14 +416,33 @@ class Chat(StreamTest):
         self.assertEqual(stopped["finish_reason"], "stop")
 
     def test_logprobs(self):
-        reply = self.ask(user(picture()), logprobs=True, max_tokens=6)
+        reply = self.ask(user(picture()), logprobs=True, top_logprobs=4, max_tokens=6)
         tokens = reply["choices"][0]["logprobs"]["content"]
         self.assertEqual(len(tokens), reply["usage"]["completion_tokens"])
         for token in tokens:
             self.assertLessEqual(token["logprob"], 0)
             self.assertEqual(bytes(token["bytes"]).decode(), token["token"])
+            top = token["top_logprobs"]
+            self.assertEqual(len(top), 4)
+            self.assertEqual((top[0]["token"], top[0]["logprob"], top[0]["bytes"]),
+                             (token["token"], token["logprob"], token["bytes"]))  # greedy
+            values = [other["logprob"] for other in top]
+            self.assertEqual(values, sorted(values, reverse=True))
         joined = "".join(t["token"] for t in tokens)
-        self.assertEqual(joined, reply["choices"][0]["message"]["content"].replace(" ", ""))
+        self.assertEqual(joined, reply["choices"][0]["message"]["content"])
+        plain = self.ask(user(picture()), logprobs=True, max_tokens=6)["choices"][0]["logprobs"]
+        self.assertEqual(plain, {"refusal": None, "content": [{**t, "top_logprobs": []} for t in tokens]})
+        self.assertIsNone(self.ask(user(picture()), max_tokens=6)["choices"][0]["logprobs"])
+
+    def test_logprobs_of_a_stream_are_those_of_the_whole(self):
+        for fields in ({"max_tokens": 6}, {"n": 3, "temperature": 2.0, "seed": 9}, {"stop": ["e"]}):
+            fields = {**fields, "logprobs": True, "top_logprobs": 2}
+            whole = self.ask(user(picture()), **fields)["choices"]
+            tokens = [[] for _ in whole]
+            for _, data in self.stream(self.PATH, {"messages": user(picture()), **fields})[2][:-1]:
+                choice, = json.loads(data)["choices"]
+                tokens[choice["index"]] += (choice["logprobs"] or {"content": []})["content"]
+            self.assertEqual(tokens, [choice["logprobs"]["content"] for choice in whole])
 
     def test_chunks_are_openais(self):
         request = {"messages": user(picture()), "stream_options": {"include_usage": True}}
@@ -478,7 +497,7 @@ class Chat(StreamTest):
                 (user(picture()), {"model": "answerer"}, 422, "model"),
                 (good, {"frequency_penalty": 0.5}, 422, "frequency_penalty"),
                 (good, {"top_logprobs": 3}, 422, "top_logprobs"),
-                (good, {"logprobs": True, "stream": True}, 422, "logprobs"),
+                (good, {"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs"),
                 (good, {"logprobs": True, "num_beams": 2}, 422, "logprobs"),
                 (good, {"response_format": {"type": "json_object"}}, 422, "response_format"),
                 (good, {"tools": [{}]}, 422, "tools"),

@@ -232,6 +232,7 @@ END_TEST
 struct stream_log {
     struct waiter waiter;
     int32_t ids[64];
+    struct token_choice tops[64 * 3];
     size_t n;
 };
 
@@ -241,13 +242,63 @@ static void stream_done(struct job *job, void *context)
     waiter_done(job, &log->waiter);
 }
 
-static void stream_token(struct job *job, struct work *work, int32_t id, void *context)
+static void stream_token(struct job *job, struct work *work, const struct new_token *token,
+                         void *context)
 {
     struct stream_log *log = context;
     ck_assert_ptr_eq(work, &job->works[0]);
     if (log->n < 64)
-        log->ids[log->n++] = id;
+        log->ids[log->n++] = token->id;
+    for (size_t k = 0; k < work->n_top; k++)
+        log->tops[(log->n - 1) * work->n_top + k] = token->top[k];
 }
+
+/* Greedy takes the first of the likeliest; a stream tells the same of each token as the result. */
+START_TEST(likeliest_tokens_are_noted_in_each_place)
+{
+    struct fake fake = {0};
+    struct runtime *runtime = fake_runtime(roomy);
+    struct lane *lane = fake_lane(runtime, "fake", &fake);
+    struct stream_log log = {0};
+    waiter_init(&log.waiter);
+    struct generation_params params;
+    generation_params_default(&params);
+    params.max_new_tokens = 9;
+    const int32_t prompt[2] = {3, 4};
+    struct job *job = generation_job(&log.waiter, 11, prompt, 2, &params);
+    job->works[0].n_top = 3;
+    job->done = stream_done;
+    job->on_token = stream_token;
+    job->context = &log;
+    submit(lane, job);
+    waiter_wait(&log.waiter, 1);
+    const struct generated *got = &job->works[0].generated[0];
+    ck_assert_uint_eq(got->n, 9);
+    ck_assert_uint_eq(log.n, 9);
+    ck_assert_int_eq(memcmp(log.tops, got->top, 9 * 3 * sizeof *got->top), 0);
+    for (size_t i = 0; i < 9; i++) {
+        const struct token_choice *top = &got->top[i * 3];
+        ck_assert_int_eq(top[0].id, got->ids[i]);
+        ck_assert_float_eq(top[0].logprob, got->logprobs[i]);
+        ck_assert(top[0].logprob >= top[1].logprob && top[1].logprob >= top[2].logprob);
+        ck_assert(top[1].id != top[0].id && top[2].id != top[1].id);
+        double mass = 0;
+        for (int k = 0; k < 3; k++)
+            mass += exp((double)top[k].logprob);
+        ck_assert(mass > 0 && mass < 1 + 1e-6);
+    }
+    job_free(job);
+    job = generation_job(&log.waiter, 11, prompt, 2, &params);
+    job->works[0].n_top = TOP_LOGPROBS_MAX + 1;
+    job->done = stream_done;
+    job->context = &log;
+    submit(lane, job);
+    waiter_wait(&log.waiter, 2);
+    ck_assert_int_eq(job->works[0].error.status, STATUS_OUT_OF_RANGE);
+    job_free(job);
+    runtime_free(runtime);
+}
+END_TEST
 
 /* Token v reads as two letters, "Dd" for 3; stops may begin in the middle of one. */
 START_TEST(stop_strings_end_a_text_across_tokens)
@@ -477,6 +528,7 @@ int main(void)
     tcase_add_test(tcase, generation_in_a_batch_of_16_is_what_it_is_alone);
     tcase_add_test(tcase, sampled_first_tokens_follow_the_warped_distribution);
     tcase_add_test(tcase, greedy_gives_the_same_text_n_times);
+    tcase_add_test(tcase, likeliest_tokens_are_noted_in_each_place);
     tcase_add_test(tcase, stop_strings_end_a_text_across_tokens);
     tcase_add_test(tcase, streaming_gives_each_token_once_in_order);
     tcase_add_test(tcase, stop_strings_end_beams_too);

@@ -81,6 +81,25 @@ START_TEST(argmax_takes_the_first_of_equals_and_never_a_nan)
 }
 END_TEST
 
+START_TEST(likeliest_tokens_come_in_order_and_impossible_ones_not_at_all)
+{
+    const float row[] = {0.5f, -INFINITY, 2, 2, -1, -INFINITY};
+    struct token_choice top[6];
+    float log_sum = logits_log_sum(row, 6);
+    logits_top(row, 6, log_sum, 6, top);
+    const int32_t want[] = {2, 3, 0, 4, -1, -1};
+    for (size_t i = 0; i < 6; i++) {
+        ck_assert_int_eq(top[i].id, want[i]);
+        if (want[i] >= 0)
+            ck_assert_float_eq(top[i].logprob, row[want[i]] - log_sum);
+    }
+    logits_top(row, 6, log_sum, 1, top);
+    ck_assert_int_eq(top[0].id, 2);
+    logits_top(row, 2, log_sum, 3, top);
+    ck_assert(top[0].id == 0 && top[1].id == -1 && top[2].id == -1);
+}
+END_TEST
+
 START_TEST(uniform_numbers_are_even_and_independent)
 {
     enum { N = 40000, BINS = 20 };
@@ -192,6 +211,7 @@ int main(void)
     tcase_add_test(tcase, processors_and_warpers_leave_what_transformers_leaves);
     tcase_add_test(tcase, log_sum_is_exact_over_any_size);
     tcase_add_test(tcase, argmax_takes_the_first_of_equals_and_never_a_nan);
+    tcase_add_test(tcase, likeliest_tokens_come_in_order_and_impossible_ones_not_at_all);
     tcase_add_test(tcase, uniform_numbers_are_even_and_independent);
     tcase_add_test(tcase, draws_follow_the_distribution);
     tcase_add_test(tcase, top_k_and_top_p_agree_with_a_plain_sort);
