@@ -25,7 +25,6 @@ static const struct field reply[] = {
          "upright picture; label is null with query_image, scores are then relative to the "
          "best; mask is {x, y, width, height, mask, area, box} of the box's part of the picture"},
     {"segment_model", FIELD_STRING, .help = "the model that made the masks"},
-    {"warnings", FIELD_STRINGS, .help = "what was cut or left out"},
     {NULL},
 };
 

@@ -16,7 +16,6 @@ static const struct field reply[] = {
     {"score", FIELD_NUMBER, FIELD_REQUIRED, .help = "its probability"},
     {"mask", FIELD_OBJECT, .help = "{x, y, width, height, mask, area, box}, with segment_model"},
     {"segment_model", FIELD_STRING, .help = "the model that made the mask"},
-    {"warnings", FIELD_STRINGS, .help = "what was cut or left out"},
     {NULL},
 };
 

@@ -178,6 +178,15 @@ static void put_parameters(struct json_writer *out, const struct endpoint *endpo
     json_end_list(out);
 }
 
+/* What a call adds to its reply, whatever the endpoint (api/call.c); inline ones excepted. */
+static const struct field added_reply[] = {
+    {"warnings", FIELD_STRINGS, .help = "what was cut or left out; absent when nothing was"},
+    {"model", FIELD_STRING, .help = "the model that answered"},
+    {"timings", FIELD_OBJECT, FIELD_REQUIRED,
+     .help = "{queue_ms, preprocess_ms, forward_ms, total_ms, batch_size}"},
+    {NULL},
+};
+
 static void put_operation(struct json_writer *out, const struct endpoint *endpoint)
 {
     char method[8] = "";
@@ -198,7 +207,8 @@ static void put_operation(struct json_writer *out, const struct endpoint *endpoi
     if (endpoint->reply) {
         json_begin_object(out, "content");
         json_begin_object(out, "application/json");
-        put_object_schema(out, &endpoint->reply, 1, false);
+        const struct field *const tables[] = {endpoint->reply, added_reply};
+        put_object_schema(out, tables, endpoint->inline_reply ? 1 : 2, false);
         json_end_object(out);
         if (endpoint->delta) { /* with "stream": true */
             json_begin_object(out, "text/event-stream");

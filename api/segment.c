@@ -32,7 +32,6 @@ static const struct field reply[] = {
          "prompt is null with query_image, box where no pixel is above the threshold"},
     {"detect_model", FIELD_STRING,
      .help = "the model that found the boxes; each mask then has boxes: [{score, box}]"},
-    {"warnings", FIELD_STRINGS, .help = "what was cut or left out"},
     {NULL},
 };
 

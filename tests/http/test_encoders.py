@@ -9,11 +9,20 @@ import unittest
 from harness import DATA, ServerTest, image_b64, image_bytes, multipart, run
 
 MODELS = {
+    "clip": "clip-tiny",
     "resnet": "openclip-rn-tiny",
     "vit": "openclip-vit-tiny",
     "metaclip2": "metaclip2-tiny",
     "chinese": "chinese-clip-tiny",
     "altclip": "altclip-tiny",
+    "siglip": "siglip-tiny",
+    "answerer": "vilt-vqa-tiny",
+    "matcher": "vilt-itr-tiny",
+    "blip-caption": "blip-caption-tiny",
+    "blip-vqa": "blip-vqa-tiny",
+    "blip-itm": "blip-itm-tiny",
+    "owlvit": "owlvit-tiny",
+    "clipseg": "clipseg-tiny",
     "filler": "vilt-mlm-tiny",
     "reasoner": "vilt-nlvr2-tiny",
 }
@@ -111,6 +120,40 @@ class Encoders(ServerTest):
                     self.assertAlmostEqual(got["score"], step["score"], delta=1e-4)
                     if step["id"] in names:
                         self.assertEqual(got["token"], names[step["id"]])
+
+    def test_long_texts_are_cut_with_a_warning(self):
+        """300 tokens, wherever a text goes in: what the model takes of it is answered, and the reply says so."""
+        long, picture = "star " * 300, image_b64()
+        dual = ("clip", "resnet", "siglip", "chinese", "altclip")
+        asked = [("/v1/embeddings", {"model": model, "input": ["a", long]}, "input[1]") for model in dual]
+        asked += [("/v1/classify", {"model": model, "image": picture, "template": "{}",
+                                     "labels": ["a", long]}, "labels") for model in dual]
+        asked += [
+            ("/v1/caption", {"model": "blip-caption", "image": picture, "prompt": long}, "prompt"),
+            ("/v1/vqa", {"model": "blip-vqa", "image": picture, "question": long}, "question"),
+            ("/v1/vqa", {"model": "answerer", "image": picture, "question": long}, "question"),
+            ("/v1/vqa", {"model": "reasoner", "images": [picture, picture], "question": long}, "question"),
+            ("/v1/match", {"model": "blip-itm", "image": picture, "texts": ["a", long]}, "texts"),
+            ("/v1/match", {"model": "matcher", "image": picture, "texts": [long]}, "texts"),
+            ("/v1/fill", {"image": picture, "text": "[MASK] " + long}, "text"),
+            ("/v1/detect", {"image": picture, "queries": [long]}, "queries"),
+            ("/v1/ground", {"image": picture, "expression": long}, "expression"),
+            ("/v1/segment", {"image": picture, "prompts": [long]}, "prompts"),
+            ("/v1/collections/long/items", {"items": [{"id": "1", "text": long}]}, "items[0].text"),
+            ("/v1/collections/long/search", {"text": long}, "text"),
+            ("/v1/chat/completions", {"model": "blip-vqa", "messages": [{"role": "user", "content": [
+                {"type": "text", "text": long},
+                {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + picture}}]}]}, "messages[0].content"),
+        ]
+        self.server.request("PUT", "/v1/collections/long", {"model": "clip"})
+        for path, body, param in asked:
+            with self.subTest(path=path, model=body.get("model")):
+                reply = self.server.post(path, body)
+                self.assertEqual(reply.status, 200, reply.body[:300])
+                (warning,) = reply.json["warnings"]
+                self.assertIn(f"'{param}': a text was cut to the ", warning)
+                short = json.loads(json.dumps(body).replace(long.strip(), "star").replace(long, "star"))
+                self.assertNotIn("warnings", self.server.post(path, short).json)
 
     def test_what_cannot_be_filled(self):
         ask = lambda **fields: self.server.post("/v1/fill", {"image": image_b64(), **fields})

@@ -176,6 +176,8 @@ class Endpoints(ServerTest):
         openapi = self.server.get("/openapi.json").json
         self.assertEqual(openapi["openapi"][:3], "3.1")
         self.assertIn("/v1/caption", openapi["paths"])
+        reply = openapi["paths"]["/v1/match"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+        self.assertLessEqual({"scores", "warnings", "model", "timings"}, set(reply["properties"]))
 
     def test_goldens_through_http(self):
         """Texts that the reference generated come out of the server unchanged."""

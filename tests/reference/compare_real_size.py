@@ -96,6 +96,10 @@ def ask(url, model, request):
         off = abs(reply["scores"][0] - request["want"])
         off = max(off, abs(reply["cosine"][0] - request["cosine"]))
         return off, off < 1e-3, request["text"]
+    if task == "match_score":
+        got = post(url, "/v1/match", {**body, "texts": [request["text"]]})["scores"][0]
+        off = abs(got - request["want"])
+        return off, off < 1e-3, request["text"]
     if task == "vqa_scores":
         reply = post(url, "/v1/vqa", {**body, "question": request["question"], "top_k": len(request["want"])})
         got = {row["answer"]: row["score"] for row in reply["answers"]}
@@ -104,7 +108,9 @@ def ask(url, model, request):
     if task == "segment":
         return compare_masks(post(url, "/v1/segment", {**body, "prompts": request["prompts"]})["masks"], request)
     if task == "detect":
-        asked = {"queries": request["queries"], "threshold": request["threshold"]}
+        asked = {key: request[key] for key in ("queries", "threshold", "nms_threshold") if key in request}
+        if "query_picture" in request:
+            asked["query_image"] = picture_of({"picture": request["query_picture"]})
         return compare_boxes(post(url, "/v1/detect", {**body, **asked})["detections"], request)
     if task == "vqa":
         got = post(url, "/v1/vqa", {**body, "question": request["question"], **fields_of(request["settings"])})["answer"]
