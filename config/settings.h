@@ -36,6 +36,7 @@
     SETTING(number, batch_wait_us,      "0",    "how long an idle model waits for company before a pass, in microseconds") \
     SETTING(number, max_queue,          "256",  "items that may wait per model; more are refused") \
     SETTING(number, max_sequences,      "64",   "generations under way at once per model, beams counted") \
+    SETTING(number, prefill_chunk,      "128",  "tokens of new prompts that run between two tokens of texts being written; 0 = whole prompts") \
     SETTING(number, kv_cache_mb,        "1024",  "memory for the caches of running generations, per model, in MiB") \
     SETTING(number, feature_cache_mb,   "32",   "memory for features of pictures and texts seen before, per model, in MiB; 0 = none") \
     SETTING(number, idle_unload_s,      "0",    "a model unused for so long gives its memory back until it is asked again; 0 = never") \

@@ -108,6 +108,7 @@ enum status process_open(struct process *process, struct settings *settings, uns
         .batch_wait_us = s->batch_wait_us,
         .max_queue = s->max_queue,
         .idle_unload_ms = s->idle_unload_s < SIZE_MAX / 1000 ? s->idle_unload_s * 1000 : SIZE_MAX,
+        .prefill_chunk = s->prefill_chunk,
         .max_sequences = s->max_sequences,
         .feature_cache_bytes = s->feature_cache_mb << 20,
         .kv_cache_bytes = s->kv_cache_mb << 20,

@@ -353,6 +353,7 @@ const struct architecture blip_caption_architecture = {
     .tokenize = tokenize_caption,
     .encode_images = blip_encode_images,
     .prefill = blip_prefill_caption,
+    .prefill_in_pieces = true,
     .decode = blip_decode,
 };
 

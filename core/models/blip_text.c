@@ -70,7 +70,8 @@ static enum status decoder_forward(const struct blip *blip, const struct compute
     return head_forward(blip, compute, x, n, logits, err);
 }
 
-/* Starts n sequences whose cross-attention is sources[of[i]] and runs their prompts. */
+/* Starts n sequences whose cross-attention is sources[of[i]] (or continues those that have tokens)
+ * and runs their prompts. */
 static enum status start_sequences(const struct blip *blip, const struct compute *compute,
                                    const struct bert_source *sources, size_t n_sources,
                                    const size_t *of, struct bert_item *items,
@@ -89,16 +90,17 @@ static enum status start_sequences(const struct blip *blip, const struct compute
             status = err->status;
     }
     for (size_t i = 0; i < n && !status; i++) {
-        status = sequence_reserve(&sequences[i], items[i].n + ROOM, err);
-        sequences[i].cross = kv_shared_ref(cross[of[i]]);
+        status = sequence_reserve(&sequences[i], sequences[i].n_tokens + items[i].n + ROOM, err);
+        if (!sequences[i].cross)
+            sequences[i].cross = kv_shared_ref(cross[of[i]]);
         items[i].sequence = &sequences[i];
     }
     for (size_t i = 0; i < n_sources; i++)
         kv_shared_unref(cross[i]);
     if (!status)
         status = decoder_forward(blip, compute, items, n, logits, err);
-    if (status)
-        for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n && status; i++)
+        if (!sequences[i].n_tokens)
             sequence_release(&sequences[i]);
     return status;
 }
@@ -137,7 +139,8 @@ static enum status batch_init(struct batch *batch, const struct blip *blip,
                               struct sequence *sequences, size_t n, struct error *err)
 {
     for (size_t i = 0; i < n; i++)
-        sequence_init(&sequences[i], blip->config.text.n_layers, blip->config.text.dim);
+        if (!prompts[i].from)
+            sequence_init(&sequences[i], blip->config.text.n_layers, blip->config.text.dim);
     struct arena *scratch = compute->scratch;
     *batch = (struct batch){.items = arena_zalloc(scratch, n, sizeof *batch->items),
                             .sources = arena_zalloc(scratch, n, sizeof *batch->sources),
@@ -151,11 +154,14 @@ static enum status batch_init(struct batch *batch, const struct blip *blip,
                                   blip->config.text.n_positions, err);
         if (status)
             return status;
-        batch->of[i] = add_source(batch->sources, &batch->n_sources, prompts[i].images[0]);
-        struct bert_source *source = &batch->sources[batch->of[i]];
-        source->kv = source->kv ? source->kv : given_kv(blip, &prompts[i]);
+        size_t from = prompts[i].from, to = prompts[i].to ? prompts[i].to : prompts[i].text->n;
+        if (!from) { /* later pieces have it in their sequence */
+            batch->of[i] = add_source(batch->sources, &batch->n_sources, prompts[i].images[0]);
+            struct bert_source *source = &batch->sources[batch->of[i]];
+            source->kv = source->kv ? source->kv : given_kv(blip, &prompts[i]);
+        }
         batch->items[i] = (struct bert_item){
-            .ids = prompts[i].text->ids, .n = prompts[i].text->n, .source = batch->of[i]};
+            .ids = prompts[i].text->ids + from, .n = to - from, .source = batch->of[i]};
     }
     return STATUS_OK;
 }

@@ -110,6 +110,10 @@ struct prompt {
      * prefill of this model put there for the same picture, or NULL. A pass that computes it puts a
      * reference there; whatever comes of the pass, what is there is the caller's. */
     struct kv_shared **picture_kv;
+    /* The piece of the text to run: tokens [from, to); to 0 = the end. Other pieces than the whole
+     * only where struct architecture.prefill_in_pieces. From > 0: the sequence holds what is
+     * before. */
+    size_t from, to;
 };
 
 /* What generate() would use for this checkpoint; a request overrides single fields of a copy.
@@ -202,11 +206,15 @@ struct architecture {
     void (*boxes)(const struct model *model, const struct features *features, size_t width,
                   size_t height, float *out);
     /* n ≥ 1 new sequences (initialised here): runs the prompts, fills the caches → the logits after
-     * each prompt's last token, [n, vocab_size]. All or nothing: on failure no sequence holds
-     * memory. */
+     * each prompt's last token, [n, vocab_size]. All or nothing: on failure no new sequence holds
+     * memory; one that was continued (prompt.from) may have n_tokens changed, not what it held. */
     enum status (*prefill)(const struct model *model, const struct compute *compute, enum task task,
                            const struct prompt *prompts, struct sequence *sequences, size_t n,
                            float *logits, struct error *err);
+    /* A long prompt may be run a piece at a time between other sequences' tokens: its tokens look
+     * at none after them. False: prompts always come whole (a bidirectional prefix, a question's
+     * own encoder). */
+    bool prefill_in_pieces;
     /* n ≥ 1 sequences of any lengths, one new token each → the logits after it [n, vocab_size]. */
     enum status (*decode)(const struct model *model, const struct compute *compute,
                           struct sequence *const *sequences, const int32_t *tokens, size_t n,

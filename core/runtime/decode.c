@@ -1,7 +1,8 @@
 /*
  * decode.c: continuous batching. Prompts are taken in their order as far as sequences and key/value
  * cache allow; every decode step then runs all sequences of all works, whatever their lengths and
- * settings, max_batch at a time; finished ones leave and make room at once.
+ * settings, max_batch at a time; finished ones leave and make room at once. While some are running,
+ * long prompts are run in pieces (prefill_chunk), one piece between two steps.
  *
  * Memory: a work reserves, when its prompt is taken, what its sequences can grow to. What a token
  * takes is learned from the lane's first prompt, which is therefore taken alone. Where the prompt's
@@ -53,6 +54,7 @@ static size_t prompt_estimate(const struct lane *lane, const struct work_state *
 
 void decode_forget(struct lane *lane, struct work_state *state)
 {
+    sequence_release(&state->prefilled);
     if (state->kv_bytes) {
         atomic_fetch_sub(&lane->stats.kv_bytes, state->kv_bytes);
         lane->n_sequences -= generation_width(state->generation);
@@ -97,10 +99,24 @@ static void conclude(struct lane *lane, struct work_state *state)
 
 static enum status prefill_pass(struct lane *lane, size_t start, size_t n, struct error *err)
 {
-    memset(lane->fresh + start, 0, n * sizeof *lane->fresh);
+    for (size_t i = start; i < start + n; i++) {
+        const struct work_state *state = lane->places[i].state;
+        if (state->n_prefilled)
+            lane->fresh[i].n_tokens = state->prefilled.n_tokens; /* whatever an attempt has left */
+        else
+            lane->fresh[i] = (struct sequence){0};
+    }
     return lane->model->architecture->prefill(
         lane->model, &lane->compute, lane->task, lane->prompts + start, lane->fresh + start, n,
         lane->floats + start * lane->model->traits.vocab_size, err);
+}
+
+/* How many tokens of prompts the next pass may run. */
+static size_t piece_tokens(const struct lane *lane)
+{
+    size_t n = lane->runtime->options.prefill_chunk;
+    bool cuts = n && lane->decoding.n && lane->model->architecture->prefill_in_pieces;
+    return cuts ? n : SIZE_MAX;
 }
 
 static void collect_prompts(struct lane *lane)
@@ -109,30 +125,42 @@ static void collect_prompts(struct lane *lane)
     size_t limit = lane->kv_known ? batch_limit(lane, STAGE_PREFILL) : 1;
     size_t n_sequences = lane->n_sequences;
     size_t kv_bytes = atomic_load(&lane->stats.kv_bytes);
+    size_t budget = piece_tokens(lane);
+    bool is_full = false; /* someone waits for room: whoever comes later must not take it */
     struct stage_walk walk = stage_walk(lane, STAGE_PREFILL);
     struct work_state *state;
-    while (lane->n_items < limit && (state = stage_walk_next(&walk))) {
+    while (lane->n_items < limit && budget && (state = stage_walk_next(&walk))) {
         struct work *work = state->work;
         enum task task = state->job->job->task;
         if (lane->n_items && task != lane->task)
             continue;
-        size_t width = generation_width(state->generation);
-        size_t need = kv_need(lane, state->generation, prompt_estimate(lane, state));
-        bool is_alone = n_sequences == 0;
-        if (!is_alone &&
-            (width > options->max_sequences - n_sequences || kv_bytes > options->kv_cache_bytes ||
-             need > options->kv_cache_bytes - kv_bytes))
-            break; /* whoever comes later must not keep it waiting for ever */
-        n_sequences += width;
-        kv_bytes = add_capped(kv_bytes, need);
+        if (!state->n_prefilled) {
+            size_t width = generation_width(state->generation);
+            size_t need = kv_need(lane, state->generation, prompt_estimate(lane, state));
+            is_full |= n_sequences > 0 && (width > options->max_sequences - n_sequences ||
+                                           kv_bytes > options->kv_cache_bytes ||
+                                           need > options->kv_cache_bytes - kv_bytes);
+            if (is_full)
+                continue;
+            n_sequences += width;
+            kv_bytes = add_capped(kv_bytes, need);
+        }
         lane->task = task;
-        bool keeps = state->hashed && work->n_images == 1 && options->feature_cache_bytes;
+        size_t n_left = work->texts[0].n - state->n_prefilled;
+        size_t n = n_left < budget ? n_left : budget;
+        if (budget != SIZE_MAX)
+            budget -= n;
+        bool keeps = state->hashed && work->n_images == 1 && options->feature_cache_bytes &&
+                     !state->n_prefilled;
         struct kv_shared **kv = &lane->picture_kv[lane->n_items];
         *kv = keeps ? kv_store_get(&lane->kept, &state->image_digests[0]) : NULL;
+        lane->fresh[lane->n_items] = state->prefilled;
         lane->prompts[lane->n_items] = (struct prompt){.images = work->features,
                                                        .n_images = work->n_images,
                                                        .text = &work->texts[0],
-                                                       .picture_kv = keeps ? kv : NULL};
+                                                       .picture_kv = keeps ? kv : NULL,
+                                                       .from = state->n_prefilled,
+                                                       .to = state->n_prefilled + n};
         lane->places[lane->n_places++] = (struct place){state, 0, lane->n_items++};
         pass_add_member(lane, state);
     }
@@ -158,38 +186,56 @@ static void keep_pictures(struct lane *lane)
     }
 }
 
-/* The prompt's pass is done: reserves what the work will take, and chooses its first tokens. */
-static void begin(struct lane *lane, struct work_state *state, size_t item)
+static void learn_sizes(struct lane *lane, const struct sequence *sequence)
 {
-    const struct runtime_options *options = &lane->runtime->options;
-    struct sequence *sequence = &lane->fresh[item];
-    struct generation *generation = state->generation;
     size_t cross = sequence->cross ? mul_capped(sequence->cross->n_floats, sizeof(float)) : 0;
     lane->kv_known = true;
     lane->kv_has_cross |= sequence->cross != NULL;
     lane->kv_token_bytes = sequence->n_layers * 2 * sequence->dim * sizeof(float);
     lane->kv_cross_bytes = cross > lane->kv_cross_bytes ? cross : lane->kv_cross_bytes;
+}
+
+/* Reserves what the work will take with a prompt of n_prompt tokens in the cache, in place of what
+ * it has reserved before. */
+static enum status reserve(struct lane *lane, struct work_state *state, size_t n_prompt,
+                           struct error *err)
+{
+    const struct runtime_options *options = &lane->runtime->options;
+    const struct generation *generation = state->generation;
+    size_t need = kv_need(lane, generation, n_prompt);
+    if (need > options->kv_cache_bytes)
+        return error_set_param(
+            err, STATUS_UNPROCESSABLE, "max_tokens",
+            "this generation may need %zu MB of key/value cache (%zu sequences of up to %zu "
+            "tokens); the server has %zu MB: ask for fewer tokens or beams",
+            need / 1000000 + 1, generation_width(generation),
+            add_capped(n_prompt, generation_n_steps_max(generation)),
+            options->kv_cache_bytes / 1000000);
+    if (!state->kv_bytes)
+        lane->n_sequences += generation_width(generation);
+    atomic_fetch_sub(&lane->stats.kv_bytes, state->kv_bytes);
+    state->kv_bytes = need ? need : 1;
+    atomic_fetch_add(&lane->stats.kv_bytes, state->kv_bytes);
+    return STATUS_OK;
+}
+
+/* The prompt's pass is done: reserves what the work will take, and chooses its first tokens. */
+static void begin(struct lane *lane, struct work_state *state, size_t item)
+{
+    struct sequence *sequence = &lane->fresh[item];
+    struct generation *generation = state->generation;
+    state->prefilled = (struct sequence){0};
     for (size_t i = 0; i < state->work->n_images; i++) { /* not needed any more, and large */
         features_unref(state->work->features[i]);
         state->work->features[i] = NULL;
     }
 
     struct error err = {0};
-    size_t need = kv_need(lane, generation, sequence->n_tokens);
-    if (need > options->kv_cache_bytes) {
-        error_set_param(&err, STATUS_UNPROCESSABLE, "max_tokens",
-                        "this generation may need %zu MB of key/value cache (%zu sequences of up "
-                        "to %zu tokens); the server has %zu MB: ask for fewer tokens or beams",
-                        need / 1000000 + 1, generation_width(generation),
-                        add_capped(sequence->n_tokens, generation_n_steps_max(generation)),
-                        options->kv_cache_bytes / 1000000);
+    if (reserve(lane, state, sequence->n_tokens, &err)) {
         sequence_release(sequence);
         work_fail(lane, state, &err);
         return;
     }
-    state->kv_bytes = need ? need : 1;
-    atomic_fetch_add(&lane->stats.kv_bytes, state->kv_bytes);
-    lane->n_sequences += generation_width(generation);
 
     struct token_sink sink = {emit_token, state};
     bool done = false;
@@ -227,8 +273,20 @@ bool prefill(struct lane *lane)
     for (size_t i = 0; i < lane->n_places; i++) {
         struct work_state *state = lane->places[i].state;
         size_t item = lane->places[i].item;
+        size_t to = lane->prompts[item].to;
+        bool failed = lane->errors[item].status != STATUS_OK;
+        if (!failed)
+            learn_sizes(lane, &lane->fresh[item]);
+        if (!failed || state->n_prefilled)
+            state->prefilled = lane->fresh[item];
+        if (!failed && to < state->work->texts[0].n) { /* more pieces to come */
+            failed = reserve(lane, state, prompt_estimate(lane, state), &lane->errors[item]);
+            state->n_prefilled = to;
+            if (!failed)
+                continue;
+        }
         list_remove(stage_list(lane, STAGE_PREFILL, state), state);
-        if (lane->errors[item].status)
+        if (failed)
             work_fail(lane, state, &lane->errors[item]);
         else
             begin(lane, state, item);

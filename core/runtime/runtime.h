@@ -26,7 +26,9 @@ struct runtime_options {
     size_t batch_wait_us;  /* how long an idle lane waits for company; 0 = not at all */
     size_t idle_unload_ms; /* a model unused for so long gives its memory back; 0 = never */
     size_t max_queue;      /* items waiting per model; a job that would go past it is refused */
-    size_t max_sequences;  /* running generations (beams counted) per model */
+    size_t prefill_chunk; /* tokens of prompts that are run between two tokens of running sequences,
+                             where the model can cut prompts; 0 = whole prompts */
+    size_t max_sequences; /* running generations (beams counted) per model */
     size_t feature_cache_bytes; /* per model; 0 = no cache */
     size_t kv_cache_bytes; /* bound of all running sequences' caches, per model; what they leave
                               holds the latest pictures' keys and values (see kv_store.h) */

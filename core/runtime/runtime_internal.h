@@ -16,7 +16,8 @@
  * 4. Passes are made only while the lane has the turn. Between a pass's collection and its end no
  *    work changes lists.
  * 5. While a lane has works, one of its stages can make progress: prompts wait for room only while
- *    something is decoding. So the thread sleeps on nothing but an empty inbox.
+ *    something is decoding or a prompt that has its room is being run in pieces. So the thread
+ * sleeps on nothing but an empty inbox.
  */
 #ifndef VLMD_CORE_RUNTIME_RUNTIME_INTERNAL_H
 #define VLMD_CORE_RUNTIME_RUNTIME_INTERNAL_H
@@ -46,7 +47,9 @@ struct work_state {
     bool hashed;   /* image_digests are set */
     size_t cursor; /* pictures, texts or pairs of this stage that passes have taken */
     struct generation *generation;
-    size_t kv_bytes; /* reserved for it */
+    size_t kv_bytes;           /* reserved for it */
+    size_t n_prefilled;        /* tokens of its prompt that earlier pieces have run … */
+    struct sequence prefilled; /* … into here */
     uint64_t last_token_ns;
     uint64_t member_of; /* the last pass it was listed in as a member */
 };

@@ -31,7 +31,7 @@ struct fake {
     atomic_bool hold;    /* passes wait while it is set … */
     atomic_int n_inside; /* … and this many do */
     atomic_int n_image_passes, n_images, n_text_passes, n_texts, n_pair_passes, n_prefills,
-        n_decodes, max_images, max_rows;
+        n_decodes, max_images, max_rows, max_prompt_tokens;
     atomic_int fail_above; /* passes over more items than this run out of memory; 0 = never */
     char order[256];       /* one letter a pass: i, t, p, f, d; only its lane writes */
     size_t n_order;
@@ -170,19 +170,28 @@ static inline enum status fake_prefill(const struct model *model, const struct c
     atomic_fetch_add(&fake->n_prefills, 1);
     (void)compute;
     (void)task;
-    if (fake_too_many(fake, n, err))
+    if (fake_too_many(fake, n, err)) {
+        for (size_t i = 0; i < n; i++)
+            if (prompts[i].from) /* as far as it came */
+                sequences[i].n_tokens++;
         return err->status;
+    }
     for (size_t i = 0; i < n; i++)
         if (prompts[i].text->ids[0] == FAKE_BROKEN)
             return error_set(err, STATUS_UNPROCESSABLE, "a broken fake prompt");
     for (size_t i = 0; i < n; i++) {
-        sequence_init(&sequences[i], 1, 1);
-        ck_assert(!sequence_reserve(&sequences[i], prompts[i].text->n, err));
-        for (size_t j = 0; j < prompts[i].text->n; j++)
+        size_t from = prompts[i].from, to = prompts[i].to ? prompts[i].to : prompts[i].text->n;
+        if (!from) {
+            sequence_init(&sequences[i], 1, 1);
+            sequences[i].cross = kv_shared_new(1, 1);
+            sequences[i].cross->data[0] = prompts[i].n_images ? prompts[i].images[0]->rows[0] : 0;
+        }
+        ck_assert(sequences[i].n_tokens == from && from < to && to <= prompts[i].text->n);
+        ck_assert(!sequence_reserve(&sequences[i], to, err));
+        for (size_t j = from; j < to; j++)
             sequence_kv(&sequences[i], 0, 0)[j] = (float)prompts[i].text->ids[j];
-        sequences[i].n_tokens = prompts[i].text->n;
-        sequences[i].cross = kv_shared_new(1, 1);
-        sequences[i].cross->data[0] = prompts[i].n_images ? prompts[i].images[0]->rows[0] : 0;
+        sequences[i].n_tokens = to;
+        fake_max(&fake->max_prompt_tokens, (int)(to - from));
         fake_logits(&sequences[i], logits + i * FAKE_VOCAB);
     }
     return STATUS_OK;
@@ -237,6 +246,7 @@ static const struct architecture fake_architecture = {
     .encode_texts = fake_encode_texts,
     .score_pairs = fake_score_pairs,
     .prefill = fake_prefill,
+    .prefill_in_pieces = true,
     .decode = fake_decode,
     .detokenize = fake_detokenize,
 };

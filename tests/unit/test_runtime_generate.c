@@ -59,14 +59,16 @@ static void check_golden(size_t c, const json_t *each, const struct work *work)
 }
 
 /* All cases at once: greedy and beam groups of all widths and settings share the decode steps, and
- * many more wait than fit. */
+ * many more wait than fit; prompts whole, in pieces, and in pieces with passes that fail. */
 START_TEST(generation_equals_generate_in_one_mixed_batch)
 {
     json_t *golden = generation_goldens(), *cases = json_object_get(golden, "generate");
     size_t n_cases = json_array_size(cases);
     ck_assert(n_cases > 300 && n_cases <= JOBS_MAX);
-    struct fake fake = {0};
-    struct runtime *runtime = fake_runtime(roomy);
+    struct fake fake = {.fail_above = _i == 2 ? 3 : 0};
+    struct runtime_options options = roomy;
+    options.prefill_chunk = _i ? 2 : 0;
+    struct runtime *runtime = fake_runtime(options);
     struct lane *lane = fake_lane(runtime, "fake", &fake);
     struct waiter waiter;
     waiter_init(&waiter);
@@ -81,6 +83,8 @@ START_TEST(generation_equals_generate_in_one_mixed_batch)
     }
     waiter_wait(&waiter, (int)n_cases);
     ck_assert_int_eq(fake.max_rows, 8);
+    if (_i)
+        ck_assert_int_gt(fake.n_prefills, (int)n_cases / 8 + 1);
     for (size_t c = 0; c < n_cases; c++) {
         check_golden(c, json_array_get(cases, c), &jobs[c]->works[0]);
         job_free(jobs[c]);
@@ -488,6 +492,97 @@ START_TEST(generations_wait_for_room_in_the_cache)
 }
 END_TEST
 
+/* A long prompt joins a text that is being written: a token of the one between any two pieces of
+ * the other, and both as they are alone. */
+START_TEST(long_prompts_are_run_between_tokens)
+{
+    enum { N = 90, CHUNK = 8 };
+    struct fake fake = {.hold = true};
+    struct runtime_options options = roomy;
+    options.prefill_chunk = _i ? CHUNK : 0;
+    struct runtime *runtime = fake_runtime(options);
+    struct lane *lane = fake_lane(runtime, "fake", &fake);
+    struct waiter waiter;
+    waiter_init(&waiter);
+    struct generation_params params;
+    generation_params_default(&params);
+    params.max_new_tokens = 40;
+    int32_t prompt[N] = {3};
+    struct job *writing = generation_job(&waiter, 5, prompt, 1, &params);
+    submit(lane, writing);
+    wait_inside(&fake); /* in its picture */
+    for (int i = 0; i < N; i++)
+        prompt[i] = 3 + i * 7 % 20;
+    struct job *joining = generation_job(&waiter, 6, prompt, N, &params);
+    submit(lane, joining);
+    atomic_store(&fake.hold, false);
+    waiter_wait(&waiter, 2);
+    ck_assert_uint_eq(writing->works[0].generated[0].n, 40);
+    if (_i) {
+        const char *first = strchr(fake.order, 'f'); /* the short prompt; then the pieces */
+        int n_pieces = 0;
+        for (const char *at = first + 1; *at; at++) {
+            n_pieces += *at == 'f';
+            ck_assert_msg(*at != 'f' || at[-1] != 'f', "no token between two pieces: %s", first);
+        }
+        ck_assert_int_eq(n_pieces, (N + CHUNK - 1) / CHUNK);
+        ck_assert_int_eq(fake.max_prompt_tokens, CHUNK);
+    } else {
+        ck_assert_int_eq(fake.max_prompt_tokens, N);
+    }
+    ck_assert_uint_eq(joining->n_prompt_tokens, N);
+
+    struct job *alone = generation_job(&waiter, 6, prompt, N, &params);
+    submit(lane, alone);
+    waiter_wait(&waiter, 3);
+    const struct generated *a = joining->works[0].generated, *b = alone->works[0].generated;
+    ck_assert_uint_eq(a->n, b->n);
+    ck_assert_mem_eq(a->ids, b->ids, a->n * sizeof *a->ids);
+    ck_assert_uint_eq(lane_stats(lane)->kv_bytes, 0);
+    job_free(writing);
+    job_free(joining);
+    job_free(alone);
+    runtime_free(runtime);
+}
+END_TEST
+
+/* One that is cancelled in the middle of its prompt leaves nothing behind. */
+START_TEST(a_prompt_in_pieces_may_be_cancelled)
+{
+    struct fake fake = {.hold = true};
+    struct runtime_options options = roomy;
+    options.prefill_chunk = 1;
+    struct runtime *runtime = fake_runtime(options);
+    struct lane *lane = fake_lane(runtime, "fake", &fake);
+    struct waiter waiter;
+    waiter_init(&waiter);
+    struct generation_params params;
+    generation_params_default(&params);
+    params.max_new_tokens = 2000;
+    int32_t prompt[1000];
+    for (int i = 0; i < 1000; i++)
+        prompt[i] = 3 + i % 20;
+    struct job *writing = generation_job(&waiter, 5, prompt, 1, &params);
+    submit(lane, writing);
+    wait_inside(&fake);
+    struct job *joining = generation_job(&waiter, 6, prompt, 1000, &params);
+    submit(lane, joining);
+    atomic_store(&fake.hold, false);
+    while (atomic_load(&fake.n_prefills) < 5)
+        nanosleep(&(struct timespec){0, 100000}, NULL);
+    atomic_store(&joining->cancelled, true);
+    waiter_wait(&waiter, 1);
+    ck_assert_int_eq(joining->works[0].error.status, STATUS_CANCELLED);
+    atomic_store(&writing->cancelled, true);
+    waiter_wait(&waiter, 2);
+    ck_assert_uint_eq(lane_stats(lane)->kv_bytes, 0);
+    ck_assert_uint_eq(lane_stats(lane)->running, 0);
+    job_free(writing);
+    job_free(joining);
+    runtime_free(runtime);
+}
+END_TEST
+
 START_TEST(sequences_join_and_leave_at_token_borders)
 {
     struct fake fake = {.hold = true};
@@ -524,7 +619,9 @@ int main(void)
     Suite *suite = suite_create("runtime_generate");
     TCase *tcase = tcase_create("runtime_generate");
     tcase_set_timeout(tcase, 60);
-    tcase_add_test(tcase, generation_equals_generate_in_one_mixed_batch);
+    tcase_add_loop_test(tcase, generation_equals_generate_in_one_mixed_batch, 0, 3);
+    tcase_add_loop_test(tcase, long_prompts_are_run_between_tokens, 0, 2);
+    tcase_add_test(tcase, a_prompt_in_pieces_may_be_cancelled);
     tcase_add_test(tcase, generation_in_a_batch_of_16_is_what_it_is_alone);
     tcase_add_test(tcase, sampled_first_tokens_follow_the_warped_distribution);
     tcase_add_test(tcase, greedy_gives_the_same_text_n_times);

@@ -102,6 +102,7 @@ START_TEST(generation_through_the_runtime_is_the_reference_s)
     struct runtime *runtime = fake_runtime((struct runtime_options){
         .max_batch = 8,
         .max_sequences = 20,
+        .prefill_chunk = 2, /* once something is decoding; the answerer's prompts stay whole */
         .feature_cache_bytes = 1 << 20,
         .idle_unload_ms = _i == 1}); /* the second one is unloaded between its rounds */
     struct error err = {0};
