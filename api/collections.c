@@ -74,6 +74,7 @@ static void put_members(struct json_writer *out, const struct collection *collec
     json_put_string(out, "space", collection->space);
     json_put_integer(out, "dimensions", (long long)collection->dim);
     json_put_string(out, "metric", metric_text(collection->metric));
+    json_put_bool(out, "thumbnail", collection->keeps_pictures);
     json_put_integer(out, "count", (long long)collection->count);
     json_put_integer(out, "created", collection->created_unix_s);
 }
@@ -86,6 +87,8 @@ static const struct field put_fields[] = {
     {"dimensions", FIELD_INTEGER, .min = 1, .max = STORE_DIM_MAX,
      .help = "length of the vectors, for vectors made elsewhere"},
     {"metric", FIELD_STRING, .help = "cosine (default) or dot"},
+    {"thumbnail", FIELD_BOOLEAN,
+     .help = "keep each item's picture as it was sent, to show it and to re-rank by it (true)"},
     {NULL},
 };
 
@@ -98,6 +101,7 @@ static enum status read_settings(struct call *call, struct collection *settings,
         return error_set_param(err, STATUS_OUT_OF_RANGE, "metric",
                                "'metric' must be cosine or dot, not '%.64s'", metric);
     settings->metric = strcmp(metric, "dot") ? METRIC_COSINE : METRIC_DOT;
+    settings->keeps_pictures = form_boolean(form, "thumbnail", true);
     settings->name = (char *)call_param(call, 0);
     settings->model = (char *)"";
     settings->space = (char *)EXTERNAL_SPACE;

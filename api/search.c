@@ -291,17 +291,21 @@ static enum status search(struct call *call, const float *vector, struct error *
     if (state->wants_rerank && state->n_candidates > top_k)
         top_k = state->n_candidates;
     const struct search query = {
-        .vector = vector,
+        .vectors = vector,
+        .n_queries = 1,
         .dim = state->collection.dim,
         .top_k = top_k,
         .min_score = (float)form_number(&call->form, "min_score", -INFINITY),
         .filter = filter.data,
     };
-    enum status status = store_search(api_store(call->api), state->collection.name, &query,
-                                      &state->found, &state->n_found, err);
+    struct found found;
+    enum status status =
+        store_search(api_store(call->api), state->collection.name, &query, &found, err);
     buffer_release(&filter);
     if (status)
         return status;
+    state->found = found.items;
+    state->n_found = found.n;
     if (state->wants_rerank)
         return submit_rerank(call, err);
     put_results(call);

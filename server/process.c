@@ -124,7 +124,9 @@ enum status process_open(struct process *process, struct settings *settings, uns
         char uri[PATH_MAX];
         if (!s->store[0] && default_store(uri, err))
             goto fail;
-        process->store = store_open(s->store[0] ? s->store : uri, err);
+        const struct store_options store_options = {.uri = s->store[0] ? s->store : uri,
+                                                    .pool = runtime_pool(process->runtime)};
+        process->store = store_open(&store_options, err);
         if (!process->store)
             goto fail;
     }

@@ -19,8 +19,9 @@ struct store {
     void *state;
 };
 
-struct store *store_open(const char *uri, struct error *err)
+struct store *store_open(const struct store_options *options, struct error *err)
 {
+    const char *uri = options->uri;
     size_t size = strcspn(uri, ":");
     for (size_t i = 0; i < ARRAY_LENGTH(drivers); i++) {
         if (uri[size] != ':' || strlen(drivers[i]->scheme) != size ||
@@ -32,7 +33,7 @@ struct store *store_open(const char *uri, struct error *err)
             return NULL;
         }
         store->driver = drivers[i];
-        store->state = drivers[i]->open(uri + size + 1, err);
+        store->state = drivers[i]->open(uri + size + 1, options, err);
         if (!store->state) {
             free(store);
             return NULL;
@@ -58,6 +59,46 @@ void collection_release(struct collection *collection)
     free(collection->space);
     free(collection->model);
     *collection = (struct collection){0};
+}
+
+static const char *const precision_names[N_PRECISIONS] = {
+    [PRECISION_F32] = "f32", [PRECISION_F16] = "f16", [PRECISION_INT8] = "int8"};
+
+const char *precision_name(enum precision precision)
+{
+    return (unsigned)precision < N_PRECISIONS ? precision_names[precision] : "?";
+}
+
+bool precision_parse(const char *name, enum precision *out)
+{
+    for (enum precision p = 0; p < N_PRECISIONS; p++)
+        if (!strcmp(name, precision_names[p])) {
+            *out = p;
+            return true;
+        }
+    return false;
+}
+
+enum status store_check_same(const struct collection *exists, const struct collection *wanted,
+                             struct error *err)
+{
+    if (!strcmp(exists->space, wanted->space) && exists->dim == wanted->dim &&
+        exists->metric == wanted->metric && exists->precision == wanted->precision &&
+        exists->keeps_pictures == wanted->keeps_pictures)
+        return STATUS_OK;
+    return error_set_param(err, STATUS_CONFLICT, "collection",
+                           "collection '%s' exists with other settings: space %s, %zu dimensions, "
+                           "metric %s, precision %s, thumbnail %s",
+                           exists->name, exists->space, exists->dim,
+                           exists->metric == METRIC_COSINE ? "cosine" : "dot",
+                           precision_name(exists->precision),
+                           exists->keeps_pictures ? "true" : "false");
+}
+
+void found_release(struct found *found)
+{
+    stored_items_free(found->items, found->n);
+    *found = (struct found){0};
 }
 
 void stored_items_free(struct stored_item *items, size_t n)
@@ -155,6 +196,8 @@ enum status store_put(struct store *store, const char *collection, const struct 
         ready[i] = items[i];
         if (!ready[i].metadata)
             ready[i].metadata = "{}";
+        if (!info.keeps_pictures)
+            ready[i].blob = NULL;
         ready[i].vector = vectors + i * info.dim;
         status = check_name(items[i].id, STORE_ID_MAX, "id", err);
         if (!status)
@@ -199,39 +242,68 @@ enum status store_scan(struct store *store, const char *collection, const char *
     return store->driver->scan(store->state, collection, after, limit, with_vector, out, n, err);
 }
 
+/* The queries, ready for the driver; *out to be freed. */
+static enum status prepare_queries(const struct collection *info, const struct search *search,
+                                   float **out, struct error *err)
+{
+    if (search->top_k == 0 || search->top_k > STORE_TOP_K_MAX)
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "top_k", "top_k: expected 1 to %d",
+                               STORE_TOP_K_MAX);
+    if (search->n_queries == 0 || search->n_queries > STORE_QUERIES_MAX)
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "queries",
+                               "queries: expected 1 to %d, found %zu", STORE_QUERIES_MAX,
+                               search->n_queries);
+    if (search->n_queries * search->top_k > STORE_RESULTS_MAX)
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "top_k",
+                               "%zu queries with top_k %zu: at most %d results in one search",
+                               search->n_queries, search->top_k, STORE_RESULTS_MAX);
+    if (search->dim != info->dim)
+        return error_set_param(err, STATUS_WRONG_SPACE, "vector",
+                               "the query has %zu dimensions, collection '%s' has %zu (%s)",
+                               search->dim, info->name, info->dim, info->space);
+    float *vectors = alloc_array(search->n_queries * info->dim, sizeof *vectors);
+    if (!vectors)
+        return error_no_memory(err, "a query");
+    for (size_t i = 0; i < search->n_queries; i++)
+        if (prepare_vector(info, search->vectors + i * info->dim, "the query",
+                           vectors + i * info->dim, err)) {
+            free(vectors);
+            return err->status;
+        }
+    *out = vectors;
+    return STATUS_OK;
+}
+
 enum status store_search(struct store *store, const char *collection, const struct search *search,
-                         struct stored_item **out, size_t *n, struct error *err)
+                         struct found *out, struct error *err)
 {
     struct collection info;
     if (store_get(store, collection, &info, err))
         return err->status;
-    enum status status = STATUS_OK;
     json_t *filter = NULL;
-    float *vector = NULL;
-    if (search->top_k == 0 || search->top_k > STORE_TOP_K_MAX)
-        status = error_set_param(err, STATUS_OUT_OF_RANGE, "top_k", "top_k: expected 1 to %d",
-                                 STORE_TOP_K_MAX);
-    else if (search->dim != info.dim)
-        status = error_set_param(err, STATUS_WRONG_SPACE, "vector",
-                                 "the query has %zu dimensions, collection '%s' has %zu (%s)",
-                                 search->dim, collection, info.dim, info.space);
-    else if (!(vector = alloc_array(info.dim, sizeof *vector)))
-        status = error_no_memory(err, "a query");
-    else
-        status = prepare_vector(&info, search->vector, "the query", vector, err);
+    float *vectors = NULL;
+    struct found *found = NULL;
+    enum status status = prepare_queries(&info, search, &vectors, err);
     if (!status && search->filter) {
         filter = json_loads(search->filter, JSON_REJECT_DUPLICATES, NULL);
         status = filter ? filter_check(filter, err)
                         : error_set_param(err, STATUS_BAD_REQUEST, "filter",
                                           "filter: it is not valid JSON");
     }
+    if (!status && !(found = calloc(search->n_queries, sizeof *found)))
+        status = error_no_memory(err, "a search");
     if (!status) {
         struct search ready = *search;
-        ready.vector = vector;
-        status = store->driver->search(store->state, collection, &ready, filter, out, n, err);
+        ready.vectors = vectors;
+        status = store->driver->search(store->state, collection, &ready, filter, found, err);
+        if (!status)
+            memcpy(out, found, search->n_queries * sizeof *out);
+        for (size_t i = 0; status && i < search->n_queries; i++)
+            found_release(&found[i]);
     }
+    free(found);
     json_decref(filter);
-    free(vector);
+    free(vectors);
     collection_release(&info);
     return status;
 }

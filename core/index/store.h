@@ -18,6 +18,8 @@
 
 #include "core/base/error.h"
 
+struct pool;
+
 enum {
     STORE_NAME_MAX = 255,
     STORE_ID_MAX = 512,
@@ -25,9 +27,17 @@ enum {
     STORE_METADATA_MAX = 1 << 20, /* bytes of one item's metadata JSON */
     STORE_BLOB_MAX = 64 << 20,    /* bytes of one item's picture */
     STORE_TOP_K_MAX = 10000,
+    STORE_QUERIES_MAX = 256,        /* of one search */
+    STORE_RESULTS_MAX = 100 * 1000, /* n_queries · top_k of one search */
 };
 
 enum metric { METRIC_COSINE, METRIC_DOT };
+
+/* How vectors lie in memory. Kept, and given back, they are f32 always; the smaller forms only
+ * choose candidates, whose scores are then computed from the kept vectors. */
+enum precision { PRECISION_F32, PRECISION_F16, PRECISION_INT8, N_PRECISIONS };
+const char *precision_name(enum precision precision); /* "f32", "f16", "int8" */
+bool precision_parse(const char *name, enum precision *out);
 
 /* A collection's settings; strings are owned by whoever holds the struct (collection_release). */
 struct collection {
@@ -36,13 +46,21 @@ struct collection {
     char *model; /* whose encoder fills it; "" for external vectors */
     size_t dim;
     enum metric metric;
+    enum precision precision;
+    bool keeps_pictures; /* false: store_put drops its items' blobs */
     size_t count;
     int64_t created_unix_s;
 };
 void collection_release(struct collection *collection);
 
 struct store;
-struct store *store_open(const char *uri, struct error *err);
+struct store_options {
+    const char *uri;
+    /* What searches are spread over, in pieces of a millisecond or so, so that forward passes get
+     * their turns between them. Borrowed; NULL: the caller's thread does it all. */
+    struct pool *pool;
+};
+struct store *store_open(const struct store_options *options, struct error *err);
 void store_close(struct store *store);
 
 /* STATUS_CONFLICT when it exists with other settings (same settings: fine, *created = false). */
@@ -85,19 +103,24 @@ enum status store_remove(struct store *store, const char *collection, const char
 enum status store_scan(struct store *store, const char *collection, const char *after, size_t limit,
                        bool with_vector, struct stored_item **out, size_t *n, struct error *err);
 
-/* The top_k best by the metric, best first (ties: the earlier added). filter is a JSON text
- * ({"and": […]},
- * {"key": value}, ranges {"gte","gt","lte","lt"}, "in", "exists", "prefix") or NULL; it is applied
- * so that top_k is full when enough items match. STATUS_OUT_OF_RANGE / STATUS_BAD_REQUEST name the
- * faulty part of a filter. */
+/* For each query the top_k best by the metric, best first (ties: the earlier put). filter is a JSON
+ * text ({"and": […]}, {"key": value}, ranges {"gte","gt","lte","lt"}, "in", "exists", "prefix") or
+ * NULL; it holds for all queries and is applied so that top_k is full when enough items match.
+ * STATUS_OUT_OF_RANGE / STATUS_BAD_REQUEST name the faulty part of a filter. */
 struct search {
-    const float *vector; /* [dim] */
-    size_t dim;
+    const float *vectors; /* [n_queries, dim] */
+    size_t n_queries, dim;
     size_t top_k;
     float min_score; /* -INFINITY = none */
     const char *filter;
 };
+struct found { /* by one query */
+    struct stored_item *items;
+    size_t n;
+};
+/* out [n_queries] is written on success only; found_release() each. */
 enum status store_search(struct store *store, const char *collection, const struct search *search,
-                         struct stored_item **out, size_t *n, struct error *err);
+                         struct found *out, struct error *err);
+void found_release(struct found *found);
 
 #endif

@@ -12,10 +12,11 @@
 struct store_driver {
     const char *scheme; /* before the ':' of the URI */
     /* rest: what follows the ':'. NULL on failure. */
-    void *(*open)(const char *rest, struct error *err);
+    void *(*open)(const char *rest, const struct store_options *options, struct error *err);
     void (*close)(void *state);
     /* As the functions of store.h. Vectors given to put and search are normalised already in cosine
-     * collections; filter is parsed (borrowed; NULL = none). */
+     * collections; filter is parsed (borrowed; NULL = none); items of collections that keep no
+     * pictures have no blobs. create: STATUS_CONFLICT by store_check_same(). */
     enum status (*create)(void *state, const struct collection *settings, bool *created,
                           struct error *err);
     enum status (*get)(void *state, const char *name, struct collection *out, struct error *err);
@@ -30,12 +31,17 @@ struct store_driver {
     enum status (*remove)(void *state, const char *collection, const char *id, struct error *err);
     enum status (*scan)(void *state, const char *collection, const char *after, size_t limit,
                         bool with_vector, struct stored_item **out, size_t *n, struct error *err);
+    /* out [n_queries] comes zeroed; on failure store.c releases what was filled. */
     enum status (*search)(void *state, const char *collection, const struct search *search,
-                          const json_t *filter, struct stored_item **out, size_t *n,
-                          struct error *err);
+                          const json_t *filter, struct found *out, struct error *err);
 };
 
 extern const struct store_driver store_driver_sqlite, store_driver_memory;
+
+/* A collection that exists, and the settings that somebody wants to create it with: STATUS_CONFLICT
+ * where they differ. */
+enum status store_check_same(const struct collection *exists, const struct collection *wanted,
+                             struct error *err);
 
 /* filter.c: a filter is checked once, then applied to metadata objects. */
 enum status filter_check(const json_t *filter, struct error *err);

@@ -83,7 +83,7 @@ void api_world_open(void)
         ck_assert(!runtime_add(runtime, model, &err));
     }
     add_labeller();
-    store = store_open("memory:", &err);
+    store = store_open(&(struct store_options){.uri = "memory:"}, &err);
     ck_assert_msg(store != NULL, "%s", err.message);
     api = api_new(&options, runtime, store, &err);
     ck_assert(api != NULL);

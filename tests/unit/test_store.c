@@ -4,6 +4,7 @@
  */
 #include <check.h>
 #include <math.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,10 +39,10 @@ static void teardown(void)
 
 static struct store *open_with(const char *name, size_t dim)
 {
-    struct store *store = store_open(uri, &err);
+    struct store *store = store_open(&(struct store_options){.uri = uri}, &err);
     ck_assert_msg(store != NULL, "%s", err.message);
     struct collection settings = {
-        .name = (char *)name, .space = "external", .model = "", .dim = dim};
+        .name = (char *)name, .space = "external", .model = "", .dim = dim, .keeps_pictures = true};
     bool created = false;
     ck_assert_int_eq(store_create(store, &settings, &created, &err), STATUS_OK);
     return store;
@@ -73,7 +74,7 @@ START_TEST(items_survive_a_reopening)
     ck_assert_uint_eq(updated, 1);
     store_close(store);
 
-    store = store_open(uri, &err);
+    store = store_open(&(struct store_options){.uri = uri}, &err);
     ck_assert_ptr_nonnull(store);
     struct stored_item *item;
     ck_assert_int_eq(store_item(store, "c", items[0].id, true, &item, &err), STATUS_OK);
@@ -152,20 +153,21 @@ START_TEST(search_is_exact_and_filters_fill_top_k)
         qsort(best, (size_t)n_best, sizeof best[0], falling);
         if (n_best > K)
             n_best = K;
-        struct search search = {.vector = query,
+        struct search search = {.vectors = query,
+                                .n_queries = 1,
                                 .dim = DIM,
                                 .top_k = K,
                                 .min_score = -INFINITY,
                                 .filter = rows[r].filter};
-        struct stored_item *found;
-        size_t n;
-        ck_assert_int_eq(store_search(store, "c", &search, &found, &n, &err), STATUS_OK);
-        ck_assert_msg((int)n == n_best, "row %zu: %zu results, wanted %d", r, n, n_best);
-        for (size_t i = 0; i < n; i++)
-            ck_assert_msg(fabsf(found[i].score - best[i]) < 1e-5f,
-                          "row %zu, result %zu is %s: %g, wanted %g", r, i, found[i].id,
-                          (double)found[i].score, (double)best[i]);
-        stored_items_free(found, n);
+        struct found found;
+        ck_assert_int_eq(store_search(store, "c", &search, &found, &err), STATUS_OK);
+        ck_assert_msg((int)found.n == n_best, "row %zu: %zu results, wanted %d", r, found.n,
+                      n_best);
+        for (size_t i = 0; i < found.n; i++)
+            ck_assert_msg(fabsf(found.items[i].score - best[i]) < 1e-5f,
+                          "row %zu, result %zu is %s: %g, wanted %g", r, i, found.items[i].id,
+                          (double)found.items[i].score, (double)best[i]);
+        found_release(&found);
     }
     store_close(store);
 }
@@ -200,23 +202,31 @@ START_TEST(what_does_not_fit_is_refused_by_name)
         {"{\"or\": [{\"a\": 2}, {\"a\": {\"in\": [1, \"x\"]}}]}", STATUS_OK},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
-        struct search search = {
-            .vector = good, .dim = 3, .top_k = 1, .min_score = -1, .filter = rows[i].filter};
-        struct stored_item *found = NULL;
-        size_t n = 0;
-        ck_assert_msg(store_search(store, "c", &search, &found, &n, &err) == rows[i].want,
-                      "row %zu", i);
+        struct search search = {.vectors = good,
+                                .n_queries = 1,
+                                .dim = 3,
+                                .top_k = 1,
+                                .min_score = -1,
+                                .filter = rows[i].filter};
+        struct found found;
+        ck_assert_msg(store_search(store, "c", &search, &found, &err) == rows[i].want, "row %zu",
+                      i);
         if (!rows[i].want) {
-            ck_assert_uint_eq(n, 1);
-            stored_items_free(found, n);
+            ck_assert_uint_eq(found.n, 1);
+            found_release(&found);
         }
     }
-    struct search search = {.vector = good, .dim = 2, .top_k = 1};
-    struct stored_item *found;
-    size_t n;
-    ck_assert_int_eq(store_search(store, "c", &search, &found, &n, &err), STATUS_WRONG_SPACE);
+    struct search search = {.vectors = good, .n_queries = 1, .dim = 2, .top_k = 1};
+    struct found found;
+    ck_assert_int_eq(store_search(store, "c", &search, &found, &err), STATUS_WRONG_SPACE);
+    search.dim = 3;
+    search.n_queries = STORE_QUERIES_MAX + 1;
+    ck_assert_int_eq(store_search(store, "c", &search, &found, &err), STATUS_OUT_OF_RANGE);
+    search.n_queries = 200;
+    search.top_k = STORE_RESULTS_MAX / 200 + 1;
+    ck_assert_int_eq(store_search(store, "c", &search, &found, &err), STATUS_OUT_OF_RANGE);
     store_close(store);
-    ck_assert_ptr_null(store_open("redis:x", &err));
+    ck_assert_ptr_null(store_open(&(struct store_options){.uri = "redis:x"}, &err));
 }
 END_TEST
 
@@ -227,8 +237,75 @@ START_TEST(foreign_and_damaged_files_are_refused_unchanged)
           "bytes.....",
           file);
     fclose(file);
-    ck_assert_ptr_null(store_open(uri, &err));
+    ck_assert_ptr_null(store_open(&(struct store_options){.uri = uri}, &err));
     ck_assert_ptr_nonnull(strstr(err.message, "no database"));
+}
+END_TEST
+
+START_TEST(format_1_is_brought_up_to_date)
+{
+    sqlite3 *db;
+    const float a[] = {0.6f, 0.8f};
+    ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+    ck_assert_int_eq(
+        sqlite3_exec(db,
+                     "PRAGMA application_id = 1986817380; PRAGMA user_version = 1;"
+                     "CREATE TABLE collections(key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+                     " space TEXT NOT NULL, model TEXT NOT NULL, dim INTEGER NOT NULL,"
+                     " metric INTEGER NOT NULL, created INTEGER NOT NULL);"
+                     "CREATE TABLE items(key INTEGER PRIMARY KEY, collection INTEGER NOT NULL,"
+                     " id TEXT NOT NULL, vector BLOB NOT NULL, metadata TEXT NOT NULL,"
+                     " UNIQUE(collection, id));"
+                     "CREATE TABLE pictures(key INTEGER PRIMARY KEY, bytes BLOB NOT NULL);"
+                     "INSERT INTO collections VALUES(3, 'c', 'external', '', 2, 0, 77);"
+                     "INSERT INTO items VALUES(5, 3, 'a', x'9a99193fcdcc4c3f', '{\"k\":1}');"
+                     "INSERT INTO pictures VALUES(5, 'picture');",
+                     NULL, NULL, NULL),
+        SQLITE_OK);
+    sqlite3_close(db);
+    struct store *store = open_with("c", 2);
+    struct stored_item *item;
+    ck_assert_int_eq(store_item(store, "c", "a", true, &item, &err), STATUS_OK);
+    ck_assert_str_eq(item->metadata, "{\"k\":1}");
+    ck_assert_mem_eq(item->vector, a, sizeof a);
+    stored_items_free(item, 1);
+    void *blob;
+    size_t size;
+    ck_assert_int_eq(store_blob(store, "c", "a", &blob, &size, &err), STATUS_OK);
+    ck_assert_uint_eq(size, 7);
+    free(blob);
+    ck_assert_int_eq(put(store, "b", a, NULL), STATUS_OK);
+    struct search search = {.vectors = a, .n_queries = 1, .dim = 2, .top_k = 5, .min_score = -1};
+    struct found found;
+    ck_assert_int_eq(store_search(store, "c", &search, &found, &err), STATUS_OK);
+    ck_assert_uint_eq(found.n, 2);
+    ck_assert_str_eq(found.items[0].id, "a"); /* ties: the earlier put */
+    found_release(&found);
+    store_close(store);
+    store = store_open(&(struct store_options){.uri = uri}, &err);
+    ck_assert_msg(store != NULL, "%s", err.message);
+    store_close(store);
+}
+END_TEST
+
+START_TEST(collections_without_pictures_drop_them)
+{
+    struct store *store = store_open(&(struct store_options){.uri = "memory:"}, &err);
+    struct collection settings = {.name = "c", .space = "external", .model = "", .dim = 1};
+    bool created;
+    ck_assert_int_eq(store_create(store, &settings, &created, &err), STATUS_OK);
+    const float one = 1;
+    struct item item = {.id = "a", .vector = &one, .blob = "picture", .blob_bytes = 7};
+    size_t added, updated, size;
+    ck_assert_int_eq(store_put(store, "c", &item, 1, &added, &updated, &err), STATUS_OK);
+    void *blob;
+    ck_assert_int_eq(store_blob(store, "c", "a", &blob, &size, &err), STATUS_NOT_FOUND);
+    settings.keeps_pictures = true;
+    ck_assert_int_eq(store_create(store, &settings, &created, &err), STATUS_CONFLICT);
+    settings.keeps_pictures = false;
+    settings.precision = PRECISION_INT8;
+    ck_assert_int_eq(store_create(store, &settings, &created, &err), STATUS_CONFLICT);
+    store_close(store);
 }
 END_TEST
 
@@ -238,7 +315,7 @@ START_TEST(a_second_process_is_told)
     pid_t child = fork();
     if (child == 0) {
         struct error child_err = {0};
-        struct store *second = store_open(uri, &child_err);
+        struct store *second = store_open(&(struct store_options){.uri = uri}, &child_err);
         _exit(!second && strstr(child_err.message, "another process") ? 0 : 1);
     }
     int how;
@@ -330,6 +407,8 @@ int main(void)
     tcase_add_test(tcase, search_is_exact_and_filters_fill_top_k);
     tcase_add_test(tcase, what_does_not_fit_is_refused_by_name);
     tcase_add_test(tcase, foreign_and_damaged_files_are_refused_unchanged);
+    tcase_add_test(tcase, format_1_is_brought_up_to_date);
+    tcase_add_test(tcase, collections_without_pictures_drop_them);
     tcase_add_test(tcase, a_second_process_is_told);
     tcase_add_test(tcase, acknowledged_items_survive_kill);
     tcase_add_test(tcase, matrix_stays_right_under_random_changes);
