@@ -22,6 +22,7 @@ int command_segment(struct arguments *arguments);
 int command_embed(struct arguments *arguments);
 int command_index(struct arguments *arguments);
 int command_search(struct arguments *arguments);
+int command_eval(struct arguments *arguments);
 int command_models(struct arguments *arguments);
 int command_inspect(struct arguments *arguments);
 int command_config(struct arguments *arguments);

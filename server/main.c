@@ -59,6 +59,19 @@ static const struct command commands[] = {
     {"search", command_search, true, 2, 2, "COLLECTION (TEXT|IMAGE)", "find pictures in a collection",
      "  vlmd search holidays 'a dog on the beach' --top-k 5\n"
      "  vlmd search holidays query.jpg --rerank true\n"},
+    {"eval", command_eval, true, 1, 1, "DATASET", "how right the models are on your own data",
+     "DATASET is JSON lines, or a folder with metadata.jsonl. A row names a picture (`image` or\n"
+     "`file_name`, relative to the file) and what is true of it:\n\n"
+     "  question + answer or answers   vqa: accuracy (ten answers: as VQA v2 counts)\n"
+     "  label                          classify: top-1, top-5 among all labels of the set\n"
+     "  texts + match (an index)       match: accuracy\n"
+     "  caption or captions            caption: CIDEr-D, BLEU-4; with --task retrieve: R@1, 5, 10\n"
+     "  boxes: [{label, box}]          detect: AP50, AP (COCO)\n"
+     "  masks: [{prompt, mask: PNG}]   segment: mIoU\n\n"
+     "Rows with a `kind` are also counted by it. --task, --limit ROWS, --out ROWS.jsonl (each row with\n"
+     "what was answered); other options are request fields.\n\n"
+     "  vlmd eval vqa.jsonl --model vqa=/models/blip-vqa-base\n"
+     "  vlmd eval flickr30k/ --task retrieve --limit 1000 --model /models/clip-vit-base-patch32\n"},
     {"models", command_models, false, 0, 0, "", "list the models that would be served",
      "  vlmd models\n"
      "  vlmd models --models-dir /models --json\n"},
