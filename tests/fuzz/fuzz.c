@@ -88,7 +88,7 @@ void fuzz_world_open(struct fuzz_world *world)
     static const struct runtime_options runtime_options = {.threads = 1, .max_queue = 64};
     struct error err = {0};
     world->runtime = runtime_new(&runtime_options, &err);
-    world->store = store_open("memory:", &err);
+    world->store = store_open(&(struct store_options){.uri = "memory:"}, &err);
     world->api = api_new(&options, world->runtime, world->store, &err);
     if (!world->runtime || !world->store || !world->api)
         exit(1);
