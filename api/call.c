@@ -272,7 +272,10 @@ static void call_finish(struct call *call, enum status status, struct error *err
         return;
     }
     if (status) {
-        unsigned retry_after_s = call->lane ? lane_retry_after_s(call->lane) : 1;
+        unsigned retry_after_s = call->lane ? lane_retry_after_s(call->lane)
+                                 : err->status == STATUS_LOADING
+                                     ? runtime_loading_s(api_runtime(call->api))
+                                     : 1;
         reply_error(reply, api_options(call->api), err, retry_after_s);
     }
     if (!call->endpoint->inline_reply)

@@ -102,6 +102,30 @@ static enum status get_model(struct call *call, struct error *err)
                            "there is no model '%.100s'; there are: %s", call_param(call, 0), names);
 }
 
+/* The models that are not there (yet), and how far they are. */
+static void put_missing(struct call *call)
+{
+    static const char *const names[] = {
+        [MODEL_WAITING] = "waiting", [MODEL_LOADING] = "loading", [MODEL_FAILED] = "failed"};
+    const struct runtime *runtime = api_runtime(call->api);
+    const struct expected_model *expected;
+    struct json_writer *out = &call->out;
+    json_begin_list(out, "missing_models");
+    for (size_t i = 0; runtime && (expected = runtime_expected(runtime, i)); i++) {
+        int state = atomic_load(&expected->state);
+        if (state == MODEL_READY)
+            continue;
+        json_begin_object(out, NULL);
+        json_put_string(out, "id", expected->name);
+        json_put_string(out, "state", names[state]);
+        json_put_fixed(out, "progress", expected_share(expected), 3);
+        if (state == MODEL_FAILED)
+            json_put_string(out, "error", expected->why.message);
+        json_end_object(out);
+    }
+    json_end_list(out);
+}
+
 static enum status info(struct call *call, struct error *err)
 {
     (void)err;
@@ -111,6 +135,7 @@ static enum status info(struct call *call, struct error *err)
     json_put_string(out, "engine", nn_engine_name());
     json_put_string(out, "version", options->version ? options->version : VLMD_VERSION);
     put_models(call, "models");
+    put_missing(call);
     json_begin_object(out, "defaults");
     for (int task = 0; task < N_TASKS; task++) {
         struct error none = {0};
@@ -170,7 +195,7 @@ const struct endpoint endpoint_info = {
     .path = "/info",
     .id = "info",
     .tag = "process",
-    .summary = "Models, defaults per task and limits",
+    .summary = "Models (those that are loading too), defaults per task and limits",
     .inline_reply = true,
     .begin = info,
 };

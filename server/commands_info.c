@@ -49,6 +49,10 @@ int command_models(struct arguments *arguments)
             print_tasks(model->architecture->tasks);
             putchar('\n');
         }
+        const struct expected_model *expected;
+        for (size_t i = 0; (expected = runtime_expected(process.runtime, i)); i++)
+            if (atomic_load(&expected->state) == MODEL_FAILED)
+                fprintf(stderr, "vlmd: left out: %s\n", expected->why.message);
     }
     process_close(&process);
     return status ? command_fail(&err) : EXIT_FINE;

@@ -3,6 +3,8 @@
  */
 #include "server/health.h"
 
+#include <stdio.h>
+
 #include "server/process.h"
 
 static enum status healthz_begin(struct call *call, struct error *err)
@@ -18,13 +20,30 @@ static enum status ping_begin(struct call *call, struct error *err)
     return call_reply_bytes(call, "text/plain; charset=utf-8", text, sizeof text - 1, err);
 }
 
+/* "models are still loading: clip 100 %, vqa 40 %, caption 0 %" */
+static enum status still_loading(const struct runtime *runtime, struct error *err)
+{
+    char text[ERROR_MESSAGE_MAX - 64] = "";
+    const struct expected_model *expected;
+    for (size_t i = 0, used = 0; (expected = runtime_expected(runtime, i)); i++) {
+        bool failed = atomic_load(&expected->state) == MODEL_FAILED;
+        int n = failed ? snprintf(text + used, sizeof text - used, "%s%.100s failed",
+                                  used ? ", " : "", expected->name)
+                       : snprintf(text + used, sizeof text - used, "%s%.100s %.0f %%",
+                                  used ? ", " : "", expected->name, 100 * expected_share(expected));
+        if (n < 0 || (used += (size_t)n) >= sizeof text)
+            break; /* cut short */
+    }
+    return error_set(err, STATUS_LOADING, "models are still loading: %s", text);
+}
+
 static enum status readyz_begin(struct call *call, struct error *err)
 {
     struct process *process = call_process(call);
     if (atomic_load(&process->draining))
         return error_set(err, STATUS_DRAINING, "the server is shutting down");
     if (!atomic_load(&process->ready))
-        return error_set(err, STATUS_LOADING, "models are still loading");
+        return still_loading(process->runtime, err);
     for (size_t i = 0; i < runtime_count(process->runtime); i++) {
         const struct lane *lane = runtime_at(process->runtime, i);
         unsigned stall_s = (unsigned)process->settings.stall_s;

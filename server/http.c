@@ -56,7 +56,7 @@ enum {
     REQUEST_ID_MAX = 128,
     CONNECTION_MEMORY = 64 << 10, /* of a connection's headers */
     RETRY_AFTER_S = 1,
-    RETRY_AFTER_LOADING_S = 5,
+    RETRY_AFTER_DRAINING_S = 5, /* another replica, or this one again */
     CORS_MAX_AGE_S = 3600,
     TLS_FILE_BYTES_MAX = 1 << 20,
     STOP_WAIT_S = 10,
@@ -401,9 +401,7 @@ static enum status check_headers(struct exchange *exchange, unsigned *retry_afte
     }
     if (routed)
         return routed;
-    *retry_after_s = RETRY_AFTER_LOADING_S;
-    if (!endpoint->is_public && !atomic_load(&process->ready))
-        return error_set(err, STATUS_LOADING, "models are still loading");
+    *retry_after_s = RETRY_AFTER_DRAINING_S;
     if (!endpoint->is_public && !endpoint->inline_reply && atomic_load(&process->draining))
         return error_set(err, STATUS_DRAINING, "the server is shutting down");
 

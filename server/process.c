@@ -81,6 +81,92 @@ static enum status fill_api_options(struct process *process, struct api_options 
     return STATUS_OK;
 }
 
+/* ---- models ------------------------------------------------------------------------------------
+ */
+
+/* NAME=DIR, or DIR whose last part is the name. */
+static enum status expect_named(struct process *process, const char *text, struct error *err)
+{
+    char name[NAME_MAX + 1], path[PATH_MAX];
+    const char *equals = strchr(text, '=');
+    struct stat info;
+    /* A directory whose own name holds a '=' is still a directory. */
+    if (equals && equals > text && stat(text, &info) != 0) {
+        size_t size = (size_t)(equals - text);
+        if (size > NAME_MAX)
+            return error_set_param(err, STATUS_BAD_CONFIG, "model", "model: the name is too long");
+        memcpy(name, text, size);
+        name[size] = '\0';
+        return runtime_expect(process->runtime, name, equals + 1, err);
+    }
+    if (!realpath(text, path))
+        return error_set_param(err, STATUS_BAD_CONFIG, "model", "model: cannot open '%s': %s", text,
+                               strerror(errno));
+    const char *slash = strrchr(path, '/');
+    snprintf(name, sizeof name, "%.*s", NAME_MAX, slash && slash[1] ? slash + 1 : "model");
+    return runtime_expect(process->runtime, name, text, err);
+}
+
+static int keep_visible(const struct dirent *entry)
+{
+    return entry->d_name[0] != '.';
+}
+
+/* Every sub-directory that has a config.json, in the order of names. */
+static enum status expect_directory(struct process *process, const char *directory,
+                                    struct error *err)
+{
+    struct dirent **entries = NULL;
+    int n = scandir(directory, &entries, keep_visible, alphasort);
+    if (n < 0)
+        return error_set_param(err, STATUS_BAD_CONFIG, "models_dir", "cannot read %s: %s",
+                               directory, strerror(errno));
+    enum status status = STATUS_OK;
+    size_t found = 0;
+    for (int i = 0; i < n; i++) {
+        char path[PATH_MAX];
+        if (!status &&
+            snprintf(path, sizeof path, "%s/%s", directory, entries[i]->d_name) < PATH_MAX &&
+            checkpoint_is_directory(path)) {
+            found++;
+            status = runtime_expect(process->runtime, entries[i]->d_name, path, err);
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    if (!status && !found)
+        return error_set_param(err, STATUS_BAD_CONFIG, "models_dir",
+                               "%s has no sub-directory with a config.json or an "
+                               "open_clip_config.json",
+                               directory);
+    return status;
+}
+
+/* The embedded models: where the setting says, else where they were installed, else beside the
+ * sources that this binary was built from. */
+static const char *embedded_directory(const struct process *process)
+{
+    if (process->settings.embedded_dir[0])
+        return process->settings.embedded_dir;
+    return access(VLMD_INSTALLED_MODELS, F_OK) == 0 ? VLMD_INSTALLED_MODELS : VLMD_SOURCE_MODELS;
+}
+
+static enum status expect_models(struct process *process, struct error *err)
+{
+    const struct settings *settings = &process->settings;
+    for (size_t i = 0; i < settings->model.n; i++)
+        if (expect_named(process, settings->model.items[i], err))
+            return err->status;
+    if (settings->models_dir[0])
+        return expect_directory(process, settings->models_dir, err);
+    if (!settings->model.n)
+        return expect_directory(process, embedded_directory(process), err);
+    return STATUS_OK;
+}
+
+/* ---- the process -------------------------------------------------------------------------------
+ */
+
 static enum status choose_engine(const char *name, struct error *err)
 {
     enum nn_engine engine;
@@ -118,7 +204,7 @@ enum status process_open(struct process *process, struct settings *settings, uns
         fill_api_options(process, &api_options, err))
         goto fail;
     process->runtime = runtime_new(&runtime_options, err);
-    if (!process->runtime)
+    if (!process->runtime || expect_models(process, err))
         goto fail;
     if (parts & PROCESS_STORE) {
         char uri[PATH_MAX];
@@ -151,105 +237,32 @@ void process_close(struct process *process)
     *process = (struct process){0};
 }
 
-/* ---- models ------------------------------------------------------------------------------------
- */
-
-static enum status load_one(struct process *process, const char *name, const char *directory,
-                            void (*loaded)(const struct model *model), struct error *err)
-{
-    struct model *model = model_open(name, directory, err);
-    if (!model)
-        return err->status;
-    if (runtime_add(process->runtime, model, err))
-        return error_prefix(err, "model '%s' (%s)", name, directory);
-    if (loaded)
-        loaded(model);
-    return STATUS_OK;
-}
-
-/* NAME=DIR, or DIR whose last part is the name. */
-static enum status load_named(struct process *process, const char *text,
-                              void (*loaded)(const struct model *model), struct error *err)
-{
-    char name[NAME_MAX + 1], path[PATH_MAX];
-    const char *equals = strchr(text, '=');
-    struct stat info;
-    /* A directory whose own name holds a '=' is still a directory. */
-    if (equals && equals > text && stat(text, &info) != 0) {
-        size_t size = (size_t)(equals - text);
-        if (size > NAME_MAX)
-            return error_set_param(err, STATUS_BAD_CONFIG, "model", "model: the name is too long");
-        memcpy(name, text, size);
-        name[size] = '\0';
-        return load_one(process, name, equals + 1, loaded, err);
-    }
-    if (!realpath(text, path))
-        return error_set_param(err, STATUS_BAD_CONFIG, "model", "model: cannot open '%s': %s", text,
-                               strerror(errno));
-    const char *slash = strrchr(path, '/');
-    snprintf(name, sizeof name, "%.*s", NAME_MAX, slash && slash[1] ? slash + 1 : "model");
-    return load_one(process, name, text, loaded, err);
-}
-
-static int keep_visible(const struct dirent *entry)
-{
-    return entry->d_name[0] != '.';
-}
-
-/* Every sub-directory that has a config.json, in the order of names. */
-static enum status load_directory(struct process *process, const char *directory,
-                                  void (*loaded)(const struct model *model), struct error *err)
-{
-    struct dirent **entries = NULL;
-    int n = scandir(directory, &entries, keep_visible, alphasort);
-    if (n < 0)
-        return error_set_param(err, STATUS_BAD_CONFIG, "models_dir", "cannot read %s: %s",
-                               directory, strerror(errno));
-    enum status status = STATUS_OK;
-    size_t found = 0;
-    for (int i = 0; i < n; i++) {
-        char path[PATH_MAX];
-        if (!status &&
-            snprintf(path, sizeof path, "%s/%s", directory, entries[i]->d_name) < PATH_MAX &&
-            checkpoint_is_directory(path)) {
-            found++;
-            status = load_one(process, entries[i]->d_name, path, loaded, err);
-        }
-        free(entries[i]);
-    }
-    free(entries);
-    if (!status && !found)
-        return error_set_param(err, STATUS_BAD_CONFIG, "models_dir",
-                               "%s has no sub-directory with a config.json or an "
-                               "open_clip_config.json",
-                               directory);
-    return status;
-}
-
-/* The embedded models: where the setting says, else where they were installed, else beside the
- * sources that this binary was built from. */
-static const char *embedded_directory(const struct process *process)
-{
-    if (process->settings.embedded_dir[0])
-        return process->settings.embedded_dir;
-    return access(VLMD_INSTALLED_MODELS, F_OK) == 0 ? VLMD_INSTALLED_MODELS : VLMD_SOURCE_MODELS;
-}
-
-enum status process_load_models(struct process *process, void (*loaded)(const struct model *model),
+enum status process_load_models(struct process *process, const struct load_events *events,
                                 struct error *err)
 {
-    const struct settings *settings = &process->settings;
-    for (size_t i = 0; i < settings->model.n; i++)
-        if (load_named(process, settings->model.items[i], loaded, err))
+    struct runtime *runtime = process->runtime;
+    const struct expected_model *expected;
+    size_t n_named = process->settings.model.n;
+    for (size_t i = 0; (expected = runtime_expected(runtime, i)); i++) {
+        struct error why = {0};
+        if (atomic_load(&process->draining))
+            return error_set(err, STATUS_DRAINING, "the server is shutting down");
+        if (!runtime_load(runtime, i, &why)) {
+            if (events && events->loaded)
+                events->loaded(lane_model(runtime_at(runtime, runtime_count(runtime) - 1)));
+            continue;
+        }
+        bool is_last = !runtime_expected(runtime, i + 1);
+        if (i < n_named || (is_last && !runtime_count(runtime))) {
+            *err = why; /* asked for by name, or there is nothing to serve */
             return err->status;
-    if (settings->models_dir[0] && load_directory(process, settings->models_dir, loaded, err))
-        return err->status;
-    if (!settings->model.n && !settings->models_dir[0] &&
-        load_directory(process, embedded_directory(process), loaded, err))
-        return err->status;
+        }
+        if (events && events->failed)
+            events->failed(&why);
+    }
     for (int i = 0; i < N_TASKS; i++) {
         const char *name = api_options(process->api)->default_models[i];
-        if (name && !runtime_find(process->runtime, name, (enum task)i, err))
+        if (name && !runtime_find(runtime, name, (enum task)i, err))
             return error_prefix(err, "default_model");
     }
     atomic_store(&process->ready, true);

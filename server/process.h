@@ -29,13 +29,19 @@ enum process_parts {
     PROCESS_STORE = 2,  /* open the collections */
 };
 
-/* Takes the settings (even on failure). The API answers from here on, models come with
- * process_load_models(). */
+/* Takes the settings (even on failure). The API answers from here on; the models that the settings name
+ * are expected (a directory that is not there is refused here) and come with process_load_models(). */
 enum status process_open(struct process *process, struct settings *settings, unsigned parts,
                          struct error *err);
-/* Opens every model that `model`, `models_dir` or, with neither, `embedded_dir` names. The message names
- * the directory at fault. `loaded` (may be NULL) is called after each. */
-enum status process_load_models(struct process *process, void (*loaded)(const struct model *model),
+/* Opens every model that `model`, `models_dir` or, with neither, `embedded_dir` name, one after another;
+ * each answers as soon as it is there. One that `model` names must load: the message names the directory
+ * at fault. One that lies in a directory and does not is left out, as long as another one loads; its place
+ * (runtime_expected) says why. STATUS_DRAINING when `draining` is set meanwhile. */
+struct load_events { /* may be NULL, and so may each */
+    void (*loaded)(const struct model *model);
+    void (*failed)(const struct error *why);
+};
+enum status process_load_models(struct process *process, const struct load_events *events,
                                 struct error *err);
 void process_close(struct process *process);
 

@@ -1,9 +1,11 @@
 /*
- * serve.c: `vlmd serve`: opens the process, puts the sockets in front, waits for a signal, drains.
+ * serve.c: `vlmd serve`: opens the process, puts the sockets in front, has the models loaded by a
+ * thread of their own, waits for a signal, drains.
  *
  * SIGTERM and SIGINT, whichever thread they find, drain and exit 0.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,6 +24,11 @@ static void model_loaded(const struct model *model)
               (double)model->n_parameters / 1e6);
 }
 
+static void model_failed(const struct error *why)
+{
+    log_write(LOG_ERROR, "left out: %s", why->message);
+}
+
 /* Every connection is a descriptor: take as many as we may have. */
 static void raise_descriptor_limit(void)
 {
@@ -32,17 +39,19 @@ static void raise_descriptor_limit(void)
     }
 }
 
-/* The stop flag: posted by the first signal. A handler and not sigwait(), because libraries
- * (OpenBLAS) start threads before main() can block anything, and a signal that finds one of those
- * while this thread does not wait yet would end the process by its default action. */
-static sem_t stop;
+/* What the main thread waits for: signals, and the end of loading. A handler and not sigwait(),
+ * because libraries (OpenBLAS) start threads before main() can block anything, and a signal that
+ * finds one of those while this thread does not wait yet would end the process by its default
+ * action. */
+static sem_t news;
 static volatile sig_atomic_t stop_signal;
+static atomic_bool loading;
 
 static void note_signal(int number)
 {
     int fault = errno;
     stop_signal = number;
-    sem_post(&stop);
+    sem_post(&news);
     errno = fault;
 }
 
@@ -50,10 +59,77 @@ static void catch_signals(void)
 {
     struct sigaction action = {.sa_handler = note_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
-    sem_init(&stop, 0, 0);
+    sem_init(&news, 0, 0);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
+}
+
+/* ---- loading ------------------------------------------------------------------------------------
+ */
+
+struct loader {
+    pthread_t thread;
+    struct process *process;
+    enum status status;
+    struct error err;
+};
+
+static void *loader_main(void *argument)
+{
+    static const struct load_events events = {model_loaded, model_failed};
+    struct loader *loader = argument;
+    pthread_setname_np(pthread_self(), "loader");
+    loader->status = process_load_models(loader->process, &events, &loader->err);
+    atomic_store(&loading, false);
+    sem_post(&news);
+    return NULL;
+}
+
+static void print_ready(const struct process *process, const struct http_server *server)
+{
+    size_t n = runtime_count(process->runtime);
+    fprintf(stdout, "vlmd %s ready on %s%s with %zu model%s in %.2f s\n", VLMD_VERSION,
+            http_scheme(server), http_address(server), n, n == 1 ? "" : "s",
+            (double)(clock_ns() - process->started_ns) / 1e9);
+    fflush(stdout);
+}
+
+static void wait_for_news(void)
+{
+    while (sem_wait(&news) && errno == EINTR)
+        ;
+}
+
+/* Loads, then serves until a signal. Returns the exit status. */
+static int run(struct process *process, struct http_server *server)
+{
+    struct loader loader = {.process = process};
+    atomic_store(&loading, true);
+    if (pthread_create(&loader.thread, NULL, loader_main, &loader)) {
+        error_set(&loader.err, STATUS_NO_MEMORY, "no thread could be started");
+        return command_fail(&loader.err);
+    }
+    while (atomic_load(&loading) && !stop_signal)
+        wait_for_news();
+    if (atomic_load(&loading)) { /* it looks at `draining` between two models */
+        atomic_store(&process->draining, true);
+        log_write(LOG_INFO, "%s while models are loading", strsignal(stop_signal));
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += (time_t)process->settings.drain_s;
+        if (pthread_timedjoin_np(loader.thread, NULL, &until))
+            _exit(EXIT_FINE); /* nothing was served yet that could be lost */
+        return EXIT_FINE;
+    }
+    pthread_join(loader.thread, NULL);
+    if (loader.status)
+        return command_fail(&loader.err);
+    print_ready(process, server);
+    while (!stop_signal)
+        wait_for_news();
+    log_write(LOG_INFO, "%s: finishing what is under way", strsignal(stop_signal));
+    return EXIT_FINE;
 }
 
 int command_serve(struct arguments *arguments)
@@ -73,19 +149,7 @@ int command_serve(struct arguments *arguments)
         process_close(&process);
         return command_fail(&err);
     }
-    int rc = EXIT_FINE;
-    if (process_load_models(&process, model_loaded, &err)) {
-        rc = command_fail(&err);
-    } else {
-        fprintf(stdout, "vlmd %s ready on %s%s with %zu model%s in %.2f s\n", VLMD_VERSION,
-                http_scheme(server), http_address(server), runtime_count(process.runtime),
-                runtime_count(process.runtime) == 1 ? "" : "s",
-                (double)(clock_ns() - process.started_ns) / 1e9);
-        fflush(stdout);
-        while (sem_wait(&stop) && errno == EINTR)
-            ;
-        log_write(LOG_INFO, "%s: finishing what is under way", strsignal(stop_signal));
-    }
+    int rc = run(&process, server);
     atomic_store(&process.draining, true);
     if (!http_wait_idle(server, rc ? 0 : (unsigned)process.settings.drain_s) && !rc)
         log_write(LOG_ERROR, "requests still under way after %zu s are cancelled",

@@ -51,11 +51,17 @@ static enum status open_tokenizer(const struct checkpoint *checkpoint, struct to
     return STATUS_OK;
 }
 
-static enum status load(struct model *model, const char *directory, struct error *err)
+static enum status load(struct model *model, const char *directory, struct model_progress *progress,
+                        struct error *err)
 {
     model->checkpoint = checkpoint_open(directory, err);
     if (!model->checkpoint)
         return err->status;
+    struct tensor_set *tensors = model->checkpoint->tensors;
+    if (progress && tensors) {
+        atomic_store(&progress->total_bytes, tensor_set_bytes(tensors));
+        tensor_set_watch(tensors, &progress->bytes);
+    }
     const char *name = checkpoint_architecture(model->checkpoint, err);
     if (!name)
         return err->status;
@@ -69,10 +75,18 @@ static enum status load(struct model *model, const char *directory, struct error
         status = architecture->load(model, err);
     if (!status)
         model->architecture = architecture;
+    if (tensors)
+        tensor_set_watch(tensors, NULL);
     return status;
 }
 
 struct model *model_open(const char *name, const char *directory, struct error *err)
+{
+    return model_open_watched(name, directory, NULL, err);
+}
+
+struct model *model_open_watched(const char *name, const char *directory,
+                                 struct model_progress *progress, struct error *err)
 {
     struct model *model = calloc(1, sizeof *model);
     char *copy = strdup(name);
@@ -83,7 +97,7 @@ struct model *model_open(const char *name, const char *directory, struct error *
         return NULL;
     }
     model->name = copy;
-    if (load(model, directory, err)) {
+    if (load(model, directory, progress, err)) {
         if (err->status != STATUS_NOT_FOUND)
             error_prefix(err, "model '%s' (%s)", name, directory);
         model_free(model);

@@ -243,6 +243,12 @@ struct model {
  * unknown one is refused with those that are known (STATUS_BAD_CHECKPOINT). Weights stay in the
  * files' maps: the directory must not be changed in place while the model is open. */
 struct model *model_open(const char *name, const char *directory, struct error *err);
+/* The same, telling any thread that looks how far it has come (progress may be NULL; zeroed). */
+struct model_progress {
+    atomic_size_t bytes, total_bytes; /* of weights; total 0: not known yet */
+};
+struct model *model_open_watched(const char *name, const char *directory,
+                                 struct model_progress *progress, struct error *err);
 void model_free(struct model *model);
 
 /* The registry, in order; NULL past the end. */

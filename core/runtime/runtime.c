@@ -59,6 +59,7 @@ void runtime_free(struct runtime *runtime)
         lane_stop(runtime->lanes[i]);
     for (size_t i = 0; i < n; i++)
         lane_free(runtime->lanes[i]);
+    loading_release(runtime);
     pool_free(runtime->pool);
     turn_release(&runtime->turn);
     free(runtime);
@@ -131,6 +132,8 @@ struct lane *runtime_find(const struct runtime *runtime, const char *name, enum 
     }
     if (named && has_task(named, task))
         return named;
+    if (!named && loading_explain(runtime, name && *name ? name : NULL, err))
+        return NULL;
     struct buffer models;
     buffer_init(&models, ERROR_MESSAGE_MAX / 2);
     bool is_unknown = name && *name && !named;

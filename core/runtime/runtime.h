@@ -41,10 +41,40 @@ void runtime_free(struct runtime *runtime);
 /* Takes the model; starts its lane. STATUS_BAD_CONFIG when the name is already served. */
 enum status runtime_add(struct runtime *runtime, struct model *model, struct error *err);
 
+/* ---- models that are yet to come --------------------------------------------------------------
+ *
+ * A model that is expected has a place from then on, so that whoever asks for it while it loads is
+ * told to come back (STATUS_LOADING), and why it is missing when loading failed. One thread expects
+ * and loads; any may look.
+ */
+
+enum model_state { MODEL_WAITING, MODEL_LOADING, MODEL_READY, MODEL_FAILED };
+
+struct expected_model {
+    char *name, *directory;
+    atomic_int state; /* enum model_state */
+    struct model_progress progress;
+    struct error why; /* fixed once the state is MODEL_FAILED */
+};
+
+/* Both strings are copied. STATUS_BAD_CONFIG when the name is taken or there are too many. */
+enum status runtime_expect(struct runtime *runtime, const char *name, const char *directory,
+                           struct error *err);
+/* In the order of runtime_expect(); NULL past the end. They stay, whatever becomes of them. */
+const struct expected_model *runtime_expected(const struct runtime *runtime, size_t i);
+/* Opens the i-th one and starts its lane. What fails is noted there too. */
+enum status runtime_load(struct runtime *runtime, size_t i, struct error *err);
+/* How much of a model's weights is there, 0 to 1. */
+double expected_share(const struct expected_model *expected);
+/* Seconds until all should be loaded, from how long it took so far; at least 1. */
+unsigned runtime_loading_s(const struct runtime *runtime);
+
 size_t runtime_count(const struct runtime *runtime);
 struct lane *runtime_at(const struct runtime *runtime, size_t i);
 /* By name; name NULL (or "") = the first model that has the task. STATUS_UNKNOWN_MODEL lists the
- * models there are; STATUS_UNSUPPORTED_TASK names the models that have it. */
+ * models there are; STATUS_UNSUPPORTED_TASK names the models that have it. STATUS_LOADING while it
+ * (or, without a name, whoever may have the task) is yet to come; STATUS_UNAVAILABLE with the
+ * reason where it could not be loaded. */
 struct lane *runtime_find(const struct runtime *runtime, const char *name, enum task task,
                           struct error *err);
 const struct model *lane_model(const struct lane *lane);

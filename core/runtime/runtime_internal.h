@@ -153,7 +153,18 @@ struct runtime {
     atomic_bool draining;
     atomic_size_t n_lanes; /* set after the lane's pointer */
     struct lane *lanes[LANES_MAX];
+    atomic_size_t n_expected; /* set after the pointer */
+    struct expected_model *expected[LANES_MAX];
+    atomic_ullong loading_since_ns; /* 0 = nothing was loaded yet */
 };
+
+/* ---- loading.c ----------------------------------------------------------------------------------
+ */
+
+/* Why a model is missing: by name, or (NULL) because those that may have a task are yet to come.
+ * STATUS_OK: it is not expected. */
+enum status loading_explain(const struct runtime *runtime, const char *name, struct error *err);
+void loading_release(struct runtime *runtime);
 
 /* ---- lane.c -------------------------------------------------------------------------------------
  */

@@ -112,8 +112,10 @@ static void count(struct binder *binder, const char *name, const struct tensor_v
         size_t middle = low + (high - low) / 2;
         int order = strcmp(tensor_set_at(binder->tensors, middle, NULL), name);
         if (order == 0) {
-            if (!binder->bound->seen[middle])
+            if (!binder->bound->seen[middle]) {
                 binder->n_parameters += view->n_elements;
+                tensor_set_note_use(binder->tensors, view);
+            }
             binder->bound->seen[middle] = 1;
             return;
         }

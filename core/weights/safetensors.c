@@ -48,6 +48,7 @@ struct tensor_set {
     size_t n_entries, capacity;
     size_t bytes;
     uint64_t fingerprint;
+    atomic_size_t *n_used; /* bytes; NULL = nobody watches */
 };
 
 /* The dtypes of the format. Those that no model computes with are kept in the set, so that a stray
@@ -498,6 +499,17 @@ const char *tensor_set_at(const struct tensor_set *set, size_t i, const struct t
 size_t tensor_set_bytes(const struct tensor_set *set)
 {
     return set->bytes;
+}
+
+void tensor_set_watch(struct tensor_set *set, atomic_size_t *n_bytes)
+{
+    set->n_used = n_bytes;
+}
+
+void tensor_set_note_use(const struct tensor_set *set, const struct tensor_view *view)
+{
+    if (set->n_used)
+        atomic_fetch_add(set->n_used, view->n_elements * dtype_size(view->dtype));
 }
 
 uint64_t tensor_set_fingerprint(const struct tensor_set *set)

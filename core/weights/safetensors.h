@@ -11,6 +11,8 @@
 #ifndef VLMD_CORE_WEIGHTS_SAFETENSORS_H
 #define VLMD_CORE_WEIGHTS_SAFETENSORS_H
 
+#include <stdatomic.h>
+
 #include "core/nn/nn.h"
 
 enum { TENSOR_DIMS_MAX = 8 };
@@ -45,6 +47,11 @@ size_t tensor_set_count(const struct tensor_set *set);
  */
 const char *tensor_set_at(const struct tensor_set *set, size_t i, const struct tensor_view **view);
 size_t tensor_set_bytes(const struct tensor_set *set); /* of all tensors' data */
+
+/* Counts the bytes of the tensors that a model has taken into use, for who watches it load; NULL =
+ * nobody. The counter may be read by any thread and outlives the watching. */
+void tensor_set_watch(struct tensor_set *set, atomic_size_t *n_bytes);
+void tensor_set_note_use(const struct tensor_set *set, const struct tensor_view *view);
 
 /* 64 bits over all headers and samples of the data: the same weights give the same number on every
  * machine, cheaply (a start must not read gigabytes). */

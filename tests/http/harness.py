@@ -182,12 +182,12 @@ def together(n, function):
     return results
 
 
-def wait_until(condition, what, timeout=PATIENCE_S):
+def wait_until(condition, what, timeout=PATIENCE_S, every=0.02):
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         if condition():
             return
-        time.sleep(0.02)
+        time.sleep(every)
     raise AssertionError(f"still not so after {timeout} s: {what}")
 
 

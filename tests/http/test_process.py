@@ -4,6 +4,7 @@ import os
 import signal
 import shutil
 import socket
+import struct
 import tempfile
 import threading
 import time
@@ -134,6 +135,117 @@ class Engines(unittest.TestCase):
             self.assertIn("engine", server.get("/info").json)
             server.stop()
         self.assertEqual(len(captions), 1)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def make_slow_model(directory, n_words=2_000_000):
+    """The tiny CLIP with so large a vocabulary (a hole in the file) that widening its BF16 takes a while."""
+    shutil.copytree(os.path.join(DATA, "checkpoints/clip-tiny"), directory)
+    path = os.path.join(directory, "model.safetensors")
+    with open(path, "rb") as file:
+        data = file.read()
+    size = struct.unpack("<Q", data[:8])[0]
+    header, tensors = json.loads(data[8:8 + size]), data[8 + size:]
+    name = "text_model.embeddings.token_embedding.weight"
+    header["unused"] = dict(header[name])
+    dim = header[name]["shape"][1]
+    n_bytes = n_words * dim * 2
+    header[name] = {"dtype": "BF16", "shape": [n_words, dim], "data_offsets": [len(tensors), len(tensors) + n_bytes]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + tensors)
+        file.truncate(8 + len(text) + len(tensors) + n_bytes)
+    path = os.path.join(directory, "config.json")
+    with open(path) as file:
+        config = json.load(file)
+    config["text_config"]["vocab_size"] = n_words
+    with open(path, "w") as file:
+        json.dump(config, file)
+
+
+class Loading(unittest.TestCase):
+    def start(self, *arguments):
+        port = free_port()
+        server = Server({}, wait=False, arguments=["--listen", f"127.0.0.1:{port}", *arguments])
+        server.address = ("127.0.0.1", port)
+        self.addCleanup(server.stop)
+
+        def answers():
+            try:
+                return server.get("/healthz").status == 200
+            except OSError:
+                return False
+        wait_until(answers, "the socket is open", every=0.001)
+        return server
+
+    def test_it_answers_while_models_load(self):
+        with tempfile.TemporaryDirectory() as directory:
+            make_slow_model(f"{directory}/slow")
+            quick = f"quick={DATA}/checkpoints/blip-caption-tiny"
+            server = self.start("--model", quick, "--model", f"slow={directory}/slow")
+            ready = server.get("/readyz")
+            self.assertEqual((ready.status, ready.error["code"]), (503, "loading"), ready.body)
+            self.assertGreaterEqual(int(ready.headers["Retry-After"]), 1)
+            self.assertRegex(ready.error["message"], r"quick \d+ %, slow \d+ %")
+            reply = server.post("/v1/embeddings", {"input": "a", "model": "slow"})
+            self.assertEqual((reply.status, reply.error["code"], reply.error["param"]), (503, "loading", "model"))
+            self.assertGreaterEqual(int(reply.headers["Retry-After"]), 1)
+            reply = server.post("/v1/embeddings", {"input": "a"})  # whoever does it is yet to come
+            self.assertEqual((reply.status, reply.error["code"]), (503, "loading"))
+            reply = server.post("/v1/embeddings", {"input": "a", "model": "nobody"})
+            self.assertEqual(reply.status, 404)
+            shares, states = [], set()
+            while server.get("/readyz").status == 503:
+                for model in server.get("/info").json["missing_models"]:
+                    states.add(model["state"])
+                    if model["id"] == "slow":
+                        shares.append(model["progress"])
+                if server.get("/v1/models").json["data"]:  # the first is there: it answers already
+                    self.assertEqual(server.post("/v1/caption", {"image": image_b64()}).status, 200)
+            self.assertIn("loading", states)
+            self.assertEqual(shares, sorted(shares))
+            self.assertEqual(server.get("/info").json["missing_models"], [])
+            self.assertEqual(server.post("/v1/embeddings", {"input": "a", "model": "slow"}).status, 200)
+            self.assertIn(" with 2 models in ", server.process.stdout.readline())
+
+    def test_sigterm_while_loading(self):
+        with tempfile.TemporaryDirectory() as directory:
+            make_slow_model(f"{directory}/slow")
+            server = self.start("--model", f"slow={directory}/slow")
+            server.process.send_signal(signal.SIGTERM)
+            self.assertEqual(server.process.wait(PATIENCE_S), 0)
+            self.assertEqual(server.process.stdout.read(), "")
+
+    def test_one_that_does_not_load_is_left_out(self):
+        with tempfile.TemporaryDirectory() as directory:
+            for name in ("aaa", "good"):
+                shutil.copytree(os.path.join(DATA, "checkpoints/blip-caption-tiny"), f"{directory}/{name}")
+            os.truncate(f"{directory}/aaa/model.safetensors", 5000)
+            server = Server({}, arguments=["--models-dir", directory])
+            self.addCleanup(server.stop)
+            self.assertEqual(server.get("/readyz").status, 200)
+            self.assertEqual(server.post("/v1/caption", {"image": image_b64()}).json["model"], "good")
+            missing, = server.get("/info").json["missing_models"]
+            self.assertEqual((missing["id"], missing["state"]), ("aaa", "failed"))
+            self.assertIn("truncated", missing["error"])
+            reply = server.post("/v1/caption", {"image": image_b64(), "model": "aaa"})
+            self.assertEqual((reply.status, reply.error["param"]), (503, "model"))
+            self.assertIn("truncated", reply.error["message"])
+            self.assertIn("left out: model 'aaa'", server.log())
+            _, out, err = run("models", "--models-dir", directory)
+            self.assertIn("good", out)
+            self.assertIn("left out: model 'aaa'", err)
+            shutil.rmtree(f"{directory}/good")
+            status, _, err = run("serve", "--listen", "127.0.0.1:0", "--store", "memory:", "--models-dir", directory,
+                                 check=False)
+            self.assertEqual(status, 1)
+            self.assertIn("truncated", err)
 
 
 class StartUp(unittest.TestCase):
