@@ -11,8 +11,12 @@ static const struct field fields[] = {
 
 static const struct field reply[] = {
     {"caption", FIELD_STRING, FIELD_REQUIRED, .help = "the caption, without the prompt"},
-    {"captions", FIELD_ANY, .help = "with n or num_beams above 1: [{caption, score}], best first"},
-    {"finish_reason", FIELD_STRING, FIELD_REQUIRED, .help = "stop or length"},
+    {"captions", FIELD_ANY, .help = "with n or num_beams above 1: [{caption, score}], best first",
+     .schema = "'type': 'array', 'items': {'type': 'object', "
+               "'properties': {'caption': {'type': 'string'}, 'score': {'type': ['number', "
+               "'null']}, 'finish_reason': {'type': 'string'}}, 'required': ['caption']}"},
+    {"finish_reason", FIELD_STRING, FIELD_REQUIRED, .help = "stop or length",
+     .schema = "'enum': ['stop', 'length']"},
     {NULL},
 };
 
@@ -94,6 +98,7 @@ const struct endpoint endpoint_caption = {
     .fields = fields,
     .more_fields = generation_fields,
     .reply = reply,
+    .example = "{'image': '" EXAMPLE_PICTURE "', 'max_tokens': 20}",
     .uses_model = true,
     .task = TASK_CAPTION,
     .begin = begin,

@@ -59,9 +59,14 @@ static const struct field reply[] = {
     {"object", FIELD_STRING, FIELD_REQUIRED, .help = "chat.completion"},
     {"created", FIELD_INTEGER, FIELD_REQUIRED, .help = "seconds since 1970"},
     {"choices", FIELD_ANY, FIELD_REQUIRED,
-     .help = "[{index, message: {role, content}, logprobs, finish_reason}]"},
+     .help = "[{index, message: {role, content}, logprobs, finish_reason}]",
+     .schema = "'type': 'array', 'items': {'type': 'object', "
+               "'properties': {'index': {'type': 'integer'}, 'message': {'type': 'object'}, "
+               "'logprobs': {'type': ['object', 'null']}, 'finish_reason': {'type': 'string'}}, "
+               "'required': ['index', 'message', 'finish_reason']}"},
     {"usage", FIELD_OBJECT, FIELD_REQUIRED,
-     .help = "prompt_tokens (of the text), completion_tokens, total_tokens"},
+     .help = "prompt_tokens (of the text), completion_tokens, total_tokens",
+     .schema = "'$ref': '#/components/schemas/Usage'"},
     {NULL},
 };
 
@@ -601,6 +606,8 @@ const struct endpoint endpoint_chat = {
     .fields = fields,
     .more_fields = generation_fields,
     .reply = reply,
+    .example = "{'messages': [{'role': 'user', 'content': [{'type': 'text', 'text': 'what is it?'},"
+               "{'type': 'image_url', 'image_url': {'url': '" EXAMPLE_PICTURE "'}}]}]}",
     .begin = begin,
     .finish = finish,
     .delta = put_delta,

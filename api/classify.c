@@ -20,7 +20,10 @@ static const struct field fields[] = {
 };
 
 static const struct field reply[] = {
-    {"labels", FIELD_ANY, FIELD_REQUIRED, .help = "[{label, score}], best first"},
+    {"labels", FIELD_ANY, FIELD_REQUIRED, .help = "[{label, score}], best first",
+     .schema = "'type': 'array', 'items': {'type': 'object', "
+               "'properties': {'label': {'type': 'string'}, 'score': {'type': 'number'}}, "
+               "'required': ['label', 'score']}"},
     {NULL},
 };
 
@@ -164,6 +167,7 @@ const struct endpoint endpoint_classify = {
     .body = BODY_FORMS,
     .fields = fields,
     .reply = reply,
+    .example = "{'image': '" EXAMPLE_PICTURE "', 'labels': ['a square', 'a dog']}",
     .uses_model = true,
     .task = TASK_CLASSIFY,
     .begin = begin,

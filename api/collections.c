@@ -86,7 +86,8 @@ static const struct field put_fields[] = {
     {"model", FIELD_STRING, .help = "whose embeddings it holds; default: the server's"},
     {"dimensions", FIELD_INTEGER, .min = 1, .max = STORE_DIM_MAX,
      .help = "length of the vectors, for vectors made elsewhere"},
-    {"metric", FIELD_STRING, .help = "cosine (default) or dot"},
+    {"metric", FIELD_STRING, .help = "cosine (default) or dot",
+     .schema = "'enum': ['cosine', 'dot', null]"},
     {"thumbnail", FIELD_BOOLEAN,
      .help = "keep each item's picture as it was sent, to show it and to re-rank by it (true)"},
     {NULL},
@@ -122,6 +123,38 @@ static enum status read_settings(struct call *call, struct collection *settings,
     settings->space = (char *)call_space(call);
     return settings->space ? STATUS_OK : error_no_memory(err, "the embedding space");
 }
+
+#define COLLECTION_FIELDS                                                                          \
+    {"name", FIELD_STRING, FIELD_REQUIRED},                                                        \
+        {"model", FIELD_STRING, .schema = "'type': ['string', 'null']",                            \
+         .help = "whose embeddings it holds; null: vectors made elsewhere"},                       \
+        {"space", FIELD_STRING, FIELD_REQUIRED, .help = "model@revision, or external"},            \
+        {"dimensions", FIELD_INTEGER, FIELD_REQUIRED},                                             \
+        {"metric", FIELD_STRING, FIELD_REQUIRED, .schema = "'enum': ['cosine', 'dot']"},           \
+        {"count", FIELD_INTEGER, FIELD_REQUIRED, .help = "items in it"},                           \
+    {                                                                                              \
+        "created", FIELD_INTEGER, FIELD_REQUIRED, .help = "seconds since 1970"                     \
+    }
+
+static const struct field put_reply[] = {
+    COLLECTION_FIELDS,
+    {"created_now", FIELD_BOOLEAN, FIELD_REQUIRED},
+    {NULL},
+};
+
+static const struct field get_reply[] = {COLLECTION_FIELDS, {NULL}};
+
+static const struct field delete_reply[] = {
+    {"name", FIELD_STRING, FIELD_REQUIRED},
+    {"deleted", FIELD_BOOLEAN, FIELD_REQUIRED},
+    {NULL},
+};
+
+static const struct field list_reply[] = {
+    {"collections", FIELD_ANY, FIELD_REQUIRED,
+     .schema = "'type': 'array', 'items': {'$ref': '#/components/schemas/Collection'}"},
+    {NULL},
+};
 
 static enum status put_collection(struct call *call, struct error *err)
 {
@@ -199,6 +232,9 @@ const struct endpoint endpoint_collection_put = {
     .summary = "Create a collection (again with the same settings is fine)",
     .body = BODY_JSON | BODY_OPTIONAL,
     .fields = put_fields,
+    .reply = put_reply,
+    .creates = true,
+    .example = "{'metric': 'cosine'}",
     .begin = put_collection,
 };
 
@@ -208,6 +244,7 @@ const struct endpoint endpoint_collection_get = {
     .id = "getCollection",
     .tag = "collections",
     .summary = "A collection's settings and size",
+    .reply = get_reply,
     .begin = get_collection,
 };
 
@@ -217,6 +254,7 @@ const struct endpoint endpoint_collection_delete = {
     .id = "deleteCollection",
     .tag = "collections",
     .summary = "Drop a collection and its items",
+    .reply = delete_reply,
     .begin = delete_collection,
 };
 
@@ -226,5 +264,6 @@ const struct endpoint endpoint_collections = {
     .id = "listCollections",
     .tag = "collections",
     .summary = "All collections",
+    .reply = list_reply,
     .begin = list_collections,
 };

@@ -23,7 +23,12 @@ static const struct field reply[] = {
      .help =
          "[{label, score, box: {xmin, ymin, xmax, ymax}, mask?}], best first; pixels of the "
          "upright picture; label is null with query_image, scores are then relative to the "
-         "best; mask is {x, y, width, height, mask, area, box} of the box's part of the picture"},
+         "best; mask is {x, y, width, height, mask, area, box} of the box's part of the picture",
+     .schema = "'type': 'array', 'items': {'type': 'object', "
+               "'properties': {'label': {'type': ['string', 'null']}, "
+               "'score': {'type': 'number'}, 'box': {'$ref': '#/components/schemas/Box'}, "
+               "'mask': {'$ref': '#/components/schemas/Mask'}}, 'required': ['label', 'score', "
+               "'box']}"},
     {"segment_model", FIELD_STRING, .help = "the model that made the masks"},
     {NULL},
 };
@@ -98,6 +103,7 @@ const struct endpoint endpoint_detect = {
     .fields = fields,
     .more_fields = detection_mask_fields,
     .reply = reply,
+    .example = "{'image': '" EXAMPLE_PICTURE "', 'queries': ['a square']}",
     .uses_model = true,
     .task = TASK_DETECT,
     .begin = begin,

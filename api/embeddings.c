@@ -11,19 +11,33 @@
 #include "api/embed.h"
 
 static const struct field fields[] = {
-    {"input", FIELD_ANY, .help = "a text, a list of texts, or a list of {\"text\"} / {\"image\"}"},
+    {"input", FIELD_ANY, .help = "a text, a list of texts, or a list of {\"text\"} / {\"image\"}",
+     .schema = "'anyOf': [{'type': 'string'}, {'type': 'array', 'minItems': 1, "
+               "'items': {'anyOf': [{'type': 'string'}, {'type': 'object', "
+               "'properties': {'text': {'type': 'string'}}, 'required': ['text'], "
+               "'additionalProperties': false}, {'type': 'object', "
+               "'properties': {'image': {'$ref': '#/components/schemas/Picture'}}, "
+               "'required': ['image'], 'additionalProperties': false}]}}, {'type': 'null'}]"},
     {"image", FIELD_IMAGES, .help = "pictures, for bodies that carry them as files"},
-    {"encoding_format", FIELD_STRING, .help = "float or base64 (little-endian f32)"},
+    {"encoding_format", FIELD_STRING, .help = "float or base64 (little-endian f32)",
+     .schema = "'enum': ['float', 'base64', null]"},
     {"dimensions", FIELD_INTEGER, .min = 1, .max = 65536,
      .help = "cut the vectors to this length and normalise them again"},
     {NULL},
 };
 
 static const struct field reply[] = {
-    {"object", FIELD_STRING, FIELD_REQUIRED, .help = "list"},
-    {"data", FIELD_ANY, FIELD_REQUIRED, .help = "[{object, index, embedding}]"},
+    {"object", FIELD_STRING, FIELD_REQUIRED, .help = "list", .schema = "'const': 'list'"},
+    {"data", FIELD_ANY, FIELD_REQUIRED, .help = "[{object, index, embedding}]",
+     .schema = "'type': 'array', 'items': {'type': 'object', "
+               "'properties': {'object': {'const': 'embedding'}, 'index': {'type': 'integer'}, "
+               "'embedding': {'anyOf': [{'type': 'array', 'items': {'type': 'number'}}, "
+               "{'type': 'string'}, {'type': 'null'}]}, 'truncated': {'type': 'boolean'}, "
+               "'error': {'$ref': '#/components/schemas/Fault'}}, 'required': ['object', "
+               "'index', 'embedding']}"},
     {"space", FIELD_STRING, FIELD_REQUIRED, .help = "the embedding space: model@revision"},
-    {"usage", FIELD_OBJECT, FIELD_REQUIRED, .help = "{prompt_tokens, total_tokens}"},
+    {"usage", FIELD_OBJECT, FIELD_REQUIRED, .help = "{prompt_tokens, total_tokens}",
+     .schema = "'$ref': '#/components/schemas/Usage'"},
     {NULL},
 };
 
@@ -215,6 +229,7 @@ const struct endpoint endpoint_embeddings = {
     .body = BODY_FORMS,
     .fields = fields,
     .reply = reply,
+    .example = "{'input': ['a square', {'image': '" EXAMPLE_PICTURE "'}]}",
     .uses_model = true,
     .task = TASK_EMBED,
     .begin = begin,

@@ -33,6 +33,12 @@ enum {
     BODY_OPTIONAL = 8, /* an empty body is fine */
 };
 
+/* A picture for examples. */
+#define EXAMPLE_PICTURE                                                                            \
+    "data:image/png;base64,"                                                                       \
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAHElEQVR42m"                                   \
+    "M4YaMBR3JIiIGaEgs04EgOCVFRAgAEcEJBGHHlbAAAAABJRU5ErkJggg=="
+
 struct endpoint {
     const char *method; /* GET, POST, PUT, DELETE */
     const char *path;   /* /v1/collections/{collection}/items/{id} */
@@ -42,7 +48,12 @@ struct endpoint {
     unsigned body;                   /* BODY_…; 0 = no body is read */
     const struct field *fields;      /* ended by a NULL name; NULL = none */
     const struct field *more_fields; /* a block shared by several endpoints, likewise */
-    const struct field *reply;       /* the reply's fields, for openapi.json only; NULL = untold */
+    /* For openapi.json only: the reply's fields (NULL = it is no JSON), content types of other
+     * replies, whether it may answer 201, and a request's JSON body, written with ' for ". */
+    const struct field *reply;
+    const char *reply_types[6];
+    bool creates;
+    const char *example;
     bool uses_model;   /* `model` is a field; call->lane is found before begin() runs */
     enum task task;    /* where uses_model: what the model must be able to do */
     bool inline_reply; /* begin() always answers, is cheap, and may run on the HTTP thread */

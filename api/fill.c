@@ -20,7 +20,10 @@ static const struct field reply[] = {
     {"text", FIELD_STRING, FIELD_REQUIRED, .help = "the text with all masks filled"},
     {"tokens", FIELD_ANY, FIELD_REQUIRED,
      .help = "[{token, score}] of each mask, in the order of the text; score is its probability "
-             "when it was filled"},
+             "when it was filled",
+     .schema = "'type': 'array', 'items': {'type': 'object', "
+               "'properties': {'token': {'type': 'string'}, 'score': {'type': 'number'}}, "
+               "'required': ['token', 'score']}"},
     {NULL},
 };
 
@@ -164,6 +167,7 @@ const struct endpoint endpoint_fill = {
     .body = BODY_FORMS,
     .fields = fields,
     .reply = reply,
+    .example = "{'image': '" EXAMPLE_PICTURE "', 'text': 'a [MASK] on a table'}",
     .uses_model = true,
     .task = TASK_FILL,
     .begin = begin,

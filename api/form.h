@@ -56,6 +56,9 @@ struct field {
     /* Of a number; of a list's length. 0, 0 = unbounded. */
     double min, max;
     const char *help;
+    /* What the type does not tell, for openapi.json only: members of a JSON Schema, ' for ". They
+     * stand in place of those that the type gives. */
+    const char *schema;
 };
 
 enum picture_form { PICTURE_BYTES, PICTURE_BASE64, PICTURE_URL };

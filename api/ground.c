@@ -12,9 +12,11 @@ static const struct field fields[] = {
 
 static const struct field reply[] = {
     {"box", FIELD_OBJECT, FIELD_REQUIRED,
-     .help = "{xmin, ymin, xmax, ymax} in pixels of the upright picture"},
+     .help = "{xmin, ymin, xmax, ymax} in pixels of the upright picture",
+     .schema = "'$ref': '#/components/schemas/Box'"},
     {"score", FIELD_NUMBER, FIELD_REQUIRED, .help = "its probability"},
-    {"mask", FIELD_OBJECT, .help = "{x, y, width, height, mask, area, box}, with segment_model"},
+    {"mask", FIELD_OBJECT, .help = "{x, y, width, height, mask, area, box}, with segment_model",
+     .schema = "'$ref': '#/components/schemas/Mask'"},
     {"segment_model", FIELD_STRING, .help = "the model that made the mask"},
     {NULL},
 };
@@ -62,6 +64,7 @@ const struct endpoint endpoint_ground = {
     .fields = fields,
     .more_fields = detection_mask_fields,
     .reply = reply,
+    .example = "{'image': '" EXAMPLE_PICTURE "', 'expression': 'the square on the left'}",
     .uses_model = true,
     .task = TASK_GROUND,
     .begin = begin,

@@ -14,7 +14,12 @@
 #include "api/embed.h"
 
 static const struct field post_fields[] = {
-    {"items", FIELD_ANY, .help = "[{id, image or text or vector, metadata?}]"},
+    {"items", FIELD_ANY, .help = "[{id, image or text or vector, metadata?}]",
+     .schema = "'type': ['array', 'null'], 'items': {'type': 'object', "
+               "'properties': {'id': {'type': 'string'}, "
+               "'image': {'$ref': '#/components/schemas/Picture'}, 'text': {'type': 'string'}, "
+               "'vector': {'type': 'array', 'items': {'type': 'number'}}, "
+               "'metadata': {'type': 'object'}}, 'required': ['id']}"},
     {"image", FIELD_IMAGES, .help = "pictures, for bodies that carry them as files"},
     {"id", FIELD_STRINGS, .help = "their ids, in order; default: the file names"},
     {"metadata", FIELD_OBJECT, .help = "of the pictures in 'image'"},
@@ -25,7 +30,11 @@ static const struct field post_fields[] = {
 static const struct field post_reply[] = {
     {"added", FIELD_INTEGER, FIELD_REQUIRED, .help = "items that were new"},
     {"updated", FIELD_INTEGER, FIELD_REQUIRED, .help = "items that replaced one with their id"},
-    {"errors", FIELD_ANY, .help = "[{index, id, error}] of the items that could not be added"},
+    {"errors", FIELD_ANY, .help = "[{index, id, error}] of the items that could not be added",
+     .schema = "'type': 'array', 'items': {'type': 'object', "
+               "'properties': {'index': {'type': 'integer'}, 'id': {'type': 'string'}, "
+               "'error': {'$ref': '#/components/schemas/Fault'}}, 'required': ['index', 'id', "
+               "'error']}"},
     {NULL},
 };
 
@@ -298,6 +307,27 @@ static const struct field list_fields[] = {
     {NULL},
 };
 
+static const struct field item_reply[] = {
+    {"id", FIELD_STRING, FIELD_REQUIRED},
+    {"metadata", FIELD_OBJECT, FIELD_REQUIRED},
+    {"vector", FIELD_VECTOR},
+    {NULL},
+};
+
+static const struct field list_reply[] = {
+    {"items", FIELD_ANY, FIELD_REQUIRED,
+     .schema = "'type': 'array', 'items': {'$ref': '#/components/schemas/Item'}"},
+    {"next", FIELD_STRING, FIELD_REQUIRED, .help = "'after' of the next page; null: no more",
+     .schema = "'type': ['string', 'null']"},
+    {NULL},
+};
+
+static const struct field delete_reply[] = {
+    {"id", FIELD_STRING, FIELD_REQUIRED},
+    {"deleted", FIELD_BOOLEAN, FIELD_REQUIRED},
+    {NULL},
+};
+
 static void put_item_members(struct json_writer *out, const struct stored_item *item, size_t dim)
 {
     json_put_string(out, "id", item->id);
@@ -405,6 +435,8 @@ const struct endpoint endpoint_items_post = {
     .body = BODY_FORMS,
     .fields = post_fields,
     .reply = post_reply,
+    .example =
+        "{'items': [{'id': 'a', 'image': '" EXAMPLE_PICTURE "', 'metadata': {'colour': 'red'}}]}",
     .begin = post_begin,
     .finish = post_finish,
 };
@@ -416,6 +448,7 @@ const struct endpoint endpoint_items_list = {
     .tag = "collections",
     .summary = "Items in the order of their ids, page by page",
     .fields = list_fields,
+    .reply = list_reply,
     .begin = list_items,
 };
 
@@ -426,6 +459,7 @@ const struct endpoint endpoint_item_get = {
     .tag = "collections",
     .summary = "One item",
     .fields = get_fields,
+    .reply = item_reply,
     .begin = get_item,
 };
 
@@ -435,6 +469,7 @@ const struct endpoint endpoint_item_image = {
     .id = "getItemImage",
     .tag = "collections",
     .summary = "An item's picture, as it was sent",
+    .reply_types = {"image/jpeg", "image/png", "image/webp", "application/octet-stream"},
     .begin = get_item_image,
 };
 
@@ -444,5 +479,6 @@ const struct endpoint endpoint_item_delete = {
     .id = "deleteItem",
     .tag = "collections",
     .summary = "Remove one item",
+    .reply = delete_reply,
     .begin = delete_item,
 };

@@ -75,6 +75,7 @@ const struct endpoint endpoint_match = {
     .body = BODY_FORMS,
     .fields = fields,
     .reply = reply,
+    .example = "{'image': '" EXAMPLE_PICTURE "', 'texts': ['a square', 'a dog']}",
     .uses_model = true,
     .task = TASK_MATCH,
     .begin = begin,

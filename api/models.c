@@ -8,6 +8,48 @@
 #include "api/endpoint.h"
 #include "core/base/size.h"
 
+static const struct field models_reply[] = {
+    {"object", FIELD_STRING, FIELD_REQUIRED, .schema = "'const': 'list'"},
+    {"data", FIELD_ANY, FIELD_REQUIRED,
+     .schema = "'type': 'array', 'items': {'$ref': '#/components/schemas/Model'}"},
+    {NULL},
+};
+
+static const struct field model_reply[] = {
+    {"id", FIELD_STRING, FIELD_REQUIRED},
+    {"object", FIELD_STRING, FIELD_REQUIRED, .schema = "'const': 'model'"},
+    {"created", FIELD_INTEGER, FIELD_REQUIRED, .help = "always 0"},
+    {"owned_by", FIELD_STRING, FIELD_REQUIRED},
+    {"tasks", FIELD_STRINGS, FIELD_REQUIRED, .help = "what it can do"},
+    {"architecture", FIELD_STRING, FIELD_REQUIRED, .help = "as in its config.json"},
+    {"dtype", FIELD_STRING, FIELD_REQUIRED, .help = "of most of its weights"},
+    {"parameters", FIELD_INTEGER, FIELD_REQUIRED},
+    {"revision", FIELD_STRING, .help = "a hash of its files"},
+    {"dimensions", FIELD_INTEGER, .help = "of its embeddings"},
+    {"context_length", FIELD_INTEGER, .help = "tokens that it takes"},
+    {NULL},
+};
+
+static const struct field info_reply[] = {
+    {"name", FIELD_STRING, FIELD_REQUIRED},
+    {"engine", FIELD_STRING, FIELD_REQUIRED, .help = "the kernels that run"},
+    {"version", FIELD_STRING, FIELD_REQUIRED},
+    {"models", FIELD_ANY, FIELD_REQUIRED,
+     .schema = "'type': 'array', 'items': {'$ref': '#/components/schemas/Model'}"},
+    {"defaults", FIELD_OBJECT, FIELD_REQUIRED, .help = "which model answers, by task",
+     .schema = "'type': 'object', 'additionalProperties': {'type': 'string'}"},
+    {"limits", FIELD_OBJECT, FIELD_REQUIRED,
+     .schema = "'type': 'object', 'additionalProperties': {'type': 'integer'}"},
+    {NULL},
+};
+
+static const struct field version_reply[] = {
+    {"name", FIELD_STRING, FIELD_REQUIRED},
+    {"version", FIELD_STRING, FIELD_REQUIRED},
+    {"compiler", FIELD_STRING, FIELD_REQUIRED},
+    {NULL},
+};
+
 static const char *dtype_text(enum dtype dtype)
 {
     switch (dtype) {
@@ -177,6 +219,7 @@ const struct endpoint endpoint_models = {
     .tag = "models",
     .summary = "The models that are served (OpenAI's list)",
     .inline_reply = true,
+    .reply = models_reply,
     .begin = list_models,
 };
 
@@ -187,6 +230,7 @@ const struct endpoint endpoint_model = {
     .tag = "models",
     .summary = "One model",
     .inline_reply = true,
+    .reply = model_reply,
     .begin = get_model,
 };
 
@@ -197,6 +241,7 @@ const struct endpoint endpoint_info = {
     .tag = "process",
     .summary = "Models (those that are loading too), defaults per task and limits",
     .inline_reply = true,
+    .reply = info_reply,
     .begin = info,
 };
 
@@ -208,5 +253,6 @@ const struct endpoint endpoint_version = {
     .summary = "The build",
     .inline_reply = true,
     .is_public = true,
+    .reply = version_reply,
     .begin = version,
 };

@@ -96,15 +96,16 @@ static enum status file_begin(struct call *call, struct error *err)
     return reply_file(call, call_param(call, 0), err);
 }
 
-#define PAGE_ENDPOINT(route, operation, text, function)                                            \
+#define PAGE_ENDPOINT(route, operation, text, function, ...)                                       \
     {                                                                                              \
         .method = "GET", .path = route, .id = operation, .tag = "page", .summary = text,           \
-        .inline_reply = true, .is_public = true, .begin = function,                                \
+        .inline_reply = true, .is_public = true, .reply_types = {__VA_ARGS__}, .begin = function,  \
     }
 
 const struct endpoint endpoint_page =
-    PAGE_ENDPOINT("/", "page", "The web page, to try things by hand", page_begin);
+    PAGE_ENDPOINT("/", "page", "The web page, to try things by hand", page_begin, "text/html");
 const struct endpoint endpoint_docs =
-    PAGE_ENDPOINT("/docs", "docs", "This description, to read", docs_begin);
+    PAGE_ENDPOINT("/docs", "docs", "This description, to read", docs_begin, "text/html");
 const struct endpoint endpoint_page_file =
-    PAGE_ENDPOINT("/page/{file}", "pageFile", "What the pages load", file_begin);
+    PAGE_ENDPOINT("/page/{file}", "pageFile", "What the pages load", file_begin, "text/html",
+                  "text/javascript", "text/css", "image/png", "image/jpeg", "image/svg+xml");

@@ -24,7 +24,8 @@ static const struct field fields[] = {
     {"filter", FIELD_OBJECT, .help = "conditions on the metadata"},
     {"rerank", FIELD_ANY,
      .help = "true, or the name of a matching model: order the best "
-             "candidates by how well their pictures match the text"},
+             "candidates by how well their pictures match the text",
+     .schema = "'type': ['boolean', 'string', 'null']"},
     {"rerank_candidates", FIELD_INTEGER, .min = 1, .max = RERANK_CANDIDATES_MAX,
      .help = "how many candidates to look at again; default: top_k, at least 20"},
     {NULL},
@@ -33,7 +34,12 @@ static const struct field fields[] = {
 static const struct field reply[] = {
     {"results", FIELD_ANY, FIELD_REQUIRED,
      .help = "[{id, score, metadata}], best first; re-ranked: score is the probability of a "
-             "match, similarity the vectors' score"},
+             "match, similarity the vectors' score",
+     .schema = "'type': 'array', 'items': {'type': 'object', "
+               "'properties': {'id': {'type': 'string'}, 'score': {'type': ['number', 'null']}, "
+               "'similarity': {'type': 'number'}, 'metadata': {'type': 'object'}, "
+               "'error': {'$ref': '#/components/schemas/Fault'}}, 'required': ['id', "
+               "'metadata']}"},
     {"space", FIELD_STRING, FIELD_REQUIRED, .help = "the collection's embedding space"},
     {"rerank_model", FIELD_STRING, .help = "the matching model, where one was asked for"},
     {NULL},
@@ -354,6 +360,7 @@ const struct endpoint endpoint_search = {
     .body = BODY_FORMS,
     .fields = fields,
     .reply = reply,
+    .example = "{'text': 'a square', 'top_k': 3}",
     .begin = begin,
     .finish = finish,
 };

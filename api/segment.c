@@ -29,7 +29,8 @@ static const struct field reply[] = {
     {"masks", FIELD_ANY, FIELD_REQUIRED,
      .help =
          "[{prompt, width, height, mask (a PNG as data: URL, 8-bit probabilities), area, box}]; "
-         "prompt is null with query_image, box where no pixel is above the threshold"},
+         "prompt is null with query_image, box where no pixel is above the threshold",
+     .schema = "'type': 'array', 'items': {'$ref': '#/components/schemas/Mask'}"},
     {"detect_model", FIELD_STRING,
      .help = "the model that found the boxes; each mask then has boxes: [{score, box}]"},
     {NULL},
@@ -206,6 +207,7 @@ const struct endpoint endpoint_segment = {
     .body = BODY_FORMS,
     .fields = fields,
     .reply = reply,
+    .example = "{'image': '" EXAMPLE_PICTURE "', 'prompts': ['a square']}",
     .uses_model = true,
     .task = TASK_SEGMENT,
     .begin = begin,

@@ -22,7 +22,10 @@ static const struct field fields[] = {
 static const struct field reply[] = {
     {"answer", FIELD_STRING, FIELD_REQUIRED, .help = "the best answer"},
     {"score", FIELD_NUMBER, FIELD_REQUIRED, .help = "its probability (per token, for generators)"},
-    {"answers", FIELD_ANY, FIELD_REQUIRED, .help = "[{answer, score}], best first"},
+    {"answers", FIELD_ANY, FIELD_REQUIRED, .help = "[{answer, score}], best first",
+     .schema = "'type': 'array', 'items': {'type': 'object', "
+               "'properties': {'answer': {'type': 'string'}, 'score': {'type': 'number'}}, "
+               "'required': ['answer', 'score']}"},
     {NULL},
 };
 
@@ -192,6 +195,7 @@ const struct endpoint endpoint_vqa = {
     .fields = fields,
     .more_fields = generation_fields,
     .reply = reply,
+    .example = "{'image': '" EXAMPLE_PICTURE "', 'question': 'what colour is it?'}",
     .uses_model = true,
     .task = TASK_VQA,
     .begin = begin,

@@ -59,7 +59,7 @@ static enum status readyz_begin(struct call *call, struct error *err)
 #define HEALTH_ENDPOINT(route, operation, text, function)                                          \
     {                                                                                              \
         .method = "GET", .path = route, .id = operation, .tag = "process", .summary = text,        \
-        .inline_reply = true, .is_public = true, .begin = function,                                \
+        .inline_reply = true, .is_public = true, .reply_types = {"text/plain"}, .begin = function, \
     }
 
 const struct endpoint endpoint_healthz =

@@ -201,5 +201,6 @@ const struct endpoint endpoint_metrics = {
     .tag = "process",
     .summary = "Counters and histograms in Prometheus' text format",
     .inline_reply = true,
+    .reply_types = {"text/plain"},
     .begin = metrics_begin,
 };

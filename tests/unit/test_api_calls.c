@@ -65,6 +65,11 @@ START_TEST(openapi_describes_every_endpoint)
             json_object_get(json_object_get(operation, "responses"), "200"), "content");
         ck_assert_int_eq(json_object_get(content, "text/event-stream") != NULL,
                          endpoints[i]->delta != NULL);
+        ck_assert_msg(endpoints[i]->reply || endpoints[i]->reply_types[0],
+                      "%s does not tell what it replies", endpoints[i]->id);
+        bool takes_json = endpoints[i]->body & BODY_JSON;
+        ck_assert_msg(takes_json == (endpoints[i]->example != NULL), "%s needs an example",
+                      endpoints[i]->id);
     }
     ck_assert_ptr_nonnull(json_object_get(reply.json, "components"));
     ck_assert_str_eq(string_at(reply.json, "openapi"), "3.1.0");
