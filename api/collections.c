@@ -132,6 +132,7 @@ static enum status read_settings(struct call *call, struct collection *settings,
         {"dimensions", FIELD_INTEGER, FIELD_REQUIRED},                                             \
         {"metric", FIELD_STRING, FIELD_REQUIRED, .schema = "'enum': ['cosine', 'dot']"},           \
         {"count", FIELD_INTEGER, FIELD_REQUIRED, .help = "items in it"},                           \
+        {"thumbnail", FIELD_BOOLEAN, FIELD_REQUIRED, .help = "whether pictures are kept"},         \
     {                                                                                              \
         "created", FIELD_INTEGER, FIELD_REQUIRED, .help = "seconds since 1970"                     \
     }

@@ -147,9 +147,9 @@ enum status generation_read(struct call *call, struct work *work, enum generatio
     work->generation = params;
     enum status status = read_stops(call, work, err);
     if (!status && form_boolean(form, "stream", false))
-        status = stream_want(
-            call, params.max_new_tokens ? params.max_new_tokens : GENERATION_TOKENS_MAX,
-            work->n_top, err);
+        status =
+            stream_want(call, params.max_new_tokens ? params.max_new_tokens : GENERATION_TOKENS_MAX,
+                        work->n_top, err);
     return status;
 }
 

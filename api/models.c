@@ -36,6 +36,10 @@ static const struct field info_reply[] = {
     {"version", FIELD_STRING, FIELD_REQUIRED},
     {"models", FIELD_ANY, FIELD_REQUIRED,
      .schema = "'type': 'array', 'items': {'$ref': '#/components/schemas/Model'}"},
+    {"missing_models", FIELD_ANY, FIELD_REQUIRED, .help = "those that are not there (yet)",
+     .schema = "'type': 'array', 'items': {'type': 'object', 'properties': {'id': {'type': "
+               "'string'}, 'state': {'enum': ['waiting', 'loading', 'failed']}, 'progress': "
+               "{'type': 'number'}, 'error': {'type': 'string'}}, 'required': ['id', 'state']}"},
     {"defaults", FIELD_OBJECT, FIELD_REQUIRED, .help = "which model answers, by task",
      .schema = "'type': 'object', 'additionalProperties': {'type': 'string'}"},
     {"limits", FIELD_OBJECT, FIELD_REQUIRED,

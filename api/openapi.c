@@ -388,7 +388,8 @@ static const struct {
     {"Collection", "{'type': 'object', 'properties': {'name': {'type': 'string'},"
                    "'model': {'type': ['string', 'null']}, 'space': {'type': 'string'},"
                    "'dimensions': {'type': 'integer'}, 'metric': {'enum': ['cosine', 'dot']},"
-                   "'count': {'type': 'integer'}, 'created': {'type': 'integer'}},"
+                   "'thumbnail': {'type': 'boolean'}, 'count': {'type': 'integer'}, 'created': "
+                   "{'type': 'integer'}},"
                    "'required': ['name', 'space', 'dimensions', 'metric', 'count', 'created']}"},
     {"Item", "{'type': 'object', 'properties': {'id': {'type': 'string'},"
              "'metadata': {'type': 'object'},"
