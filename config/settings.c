@@ -306,6 +306,38 @@ static bool print_value(const struct settings *settings, const struct setting *s
     return true;
 }
 
+static bool same_list(const struct setting_list *a, const struct setting_list *b)
+{
+    bool same = a->n == b->n;
+    for (size_t i = 0; same && i < a->n; i++)
+        same = strcmp(a->items[i], b->items[i]) == 0;
+    return same;
+}
+
+static bool same_value(const struct setting *setting, const void *a, const void *b)
+{
+    switch (setting->type) {
+    case TYPE_text:
+        return strcmp(*(char *const *)a, *(char *const *)b) == 0;
+    case TYPE_list:
+        return same_list(a, b);
+    case TYPE_number:
+        return *(const size_t *)a == *(const size_t *)b;
+    default:
+        return *(const bool *)a == *(const bool *)b;
+    }
+}
+
+const char *settings_difference(const struct settings *a, const struct settings *b, size_t *i)
+{
+    while (*i < N_SETTINGS) {
+        const struct setting *setting = &table[(*i)++];
+        if (!same_value(setting, field(a, setting), field(b, setting)))
+            return setting->name;
+    }
+    return NULL;
+}
+
 bool settings_print(const struct settings *settings, struct buffer *out)
 {
     for (size_t i = 0; i < N_SETTINGS; i++) {

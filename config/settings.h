@@ -103,6 +103,9 @@ enum status settings_read_file(struct settings *settings, const char *path, stru
 enum status settings_read_environment(struct settings *settings, char *const *environment,
                                       struct error *err);
 
+/* The name of the first setting at or after *i whose value differs, with *i set past it; NULL = none. */
+const char *settings_difference(const struct settings *a, const struct settings *b, size_t *i);
+
 /* `name = value   # source`, one line each (keys' secrets are hidden). */
 bool settings_print(const struct settings *settings, struct buffer *out);
 /* The commented sample file, config/vlmd.conf. */

@@ -4,7 +4,6 @@
  */
 #include "server/admission.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,53 +20,100 @@ struct admission_key {
     uint64_t filled_ns;
 };
 
-enum status admission_init(struct admission *admission, const struct settings *settings,
-                           struct error *err)
+static void keys_free(struct admission_key *keys, size_t n)
 {
-    *admission = (struct admission){
-        .rate_per_minute = settings->key_rate_per_minute,
-        .max_requests = settings->max_inflight,
-        .max_bytes = settings->max_inflight_mb << 20,
-    };
-    if (settings->api_key.n == 0)
-        return STATUS_OK;
-    admission->keys = calloc(settings->api_key.n, sizeof *admission->keys);
-    if (!admission->keys)
+    for (size_t i = 0; i < n; i++) {
+        explicit_bzero((void *)keys[i].key, strlen(keys[i].key));
+        free(keys[i].name);
+        pthread_mutex_destroy(&keys[i].mutex);
+    }
+    free(keys);
+}
+
+static enum status keys_read(const struct settings *settings, struct admission_key **out,
+                             struct error *err)
+{
+    const struct setting_list *list = &settings->api_key;
+    struct admission_key *keys = calloc(list->n ? list->n : 1, sizeof *keys);
+    if (!keys)
         return error_no_memory(err, "API keys");
-    for (size_t i = 0; i < settings->api_key.n; i++) {
-        const char *text = settings->api_key.items[i];
+    for (size_t i = 0; i < list->n; i++) {
+        const char *text = list->items[i];
         const char *colon = strchr(text, ':');
-        if (!colon || colon == text || strlen(colon + 1) < KEY_BYTES_MIN) {
-            admission_release(admission);
-            return error_set_param(err, STATUS_BAD_CONFIG, "api_key",
-                                   "api_key: value %zu is not NAME:KEY with a key of at least %d "
-                                   "characters",
-                                   i + 1, KEY_BYTES_MIN);
+        if (!colon || colon == text || colon - text >= KEY_NAME_MAX ||
+            strlen(colon + 1) < KEY_BYTES_MIN) {
+            keys_free(keys, i);
+            return error_set_param(
+                err, STATUS_BAD_CONFIG, "api_key",
+                "api_key: value %zu is not NAME:KEY with a name of at most %d and "
+                "a key of at least %d characters",
+                i + 1, KEY_NAME_MAX - 1, KEY_BYTES_MIN);
         }
-        struct admission_key *key = &admission->keys[i];
+        struct admission_key *key = &keys[i];
         key->name = strdup(text);
         if (!key->name) {
-            admission_release(admission);
+            keys_free(keys, i);
             return error_no_memory(err, "API keys");
         }
         key->name[colon - text] = '\0';
         key->key = key->name + (colon - text) + 1;
-        key->tokens = (double)admission->rate_per_minute;
+        key->tokens = (double)settings->key_rate_per_minute;
         key->filled_ns = clock_ns();
         pthread_mutex_init(&key->mutex, NULL);
-        admission->n_keys++;
     }
+    *out = keys;
+    return STATUS_OK;
+}
+
+enum status admission_init(struct admission *admission, const struct settings *settings,
+                           struct error *err)
+{
+    struct admission_key *keys = NULL;
+    if (keys_read(settings, &keys, err))
+        return err->status;
+    *admission = (struct admission){
+        .keys = keys,
+        .n_keys = settings->api_key.n,
+        .rate_per_minute = settings->key_rate_per_minute,
+        .max_requests = settings->max_inflight,
+        .max_bytes = settings->max_inflight_mb << 20,
+    };
+    pthread_rwlock_init(&admission->lock, NULL);
+    return STATUS_OK;
+}
+
+enum status admission_reload(struct admission *admission, const struct settings *settings,
+                             struct error *err)
+{
+    struct admission_key *keys = NULL;
+    if (keys_read(settings, &keys, err))
+        return err->status;
+    pthread_rwlock_wrlock(&admission->lock);
+    for (size_t i = 0; i < settings->api_key.n; i++)
+        for (size_t k = 0; k < admission->n_keys; k++) {
+            const struct admission_key *old = &admission->keys[k];
+            if (strcmp(keys[i].name, old->name) || strcmp(keys[i].key, old->key))
+                continue;
+            if (admission->rate_per_minute && old->tokens < keys[i].tokens)
+                keys[i].tokens = old->tokens;
+            keys[i].filled_ns = old->filled_ns;
+        }
+    struct admission_key *old = admission->keys;
+    size_t n_old = admission->n_keys;
+    admission->keys = keys;
+    admission->n_keys = settings->api_key.n;
+    admission->rate_per_minute = settings->key_rate_per_minute;
+    pthread_rwlock_unlock(&admission->lock);
+    keys_free(old, n_old);
     return STATUS_OK;
 }
 
 void admission_release(struct admission *admission)
 {
-    for (size_t i = 0; i < admission->n_keys; i++) {
-        explicit_bzero((void *)admission->keys[i].key, strlen(admission->keys[i].key));
-        free(admission->keys[i].name);
-        pthread_mutex_destroy(&admission->keys[i].mutex);
-    }
-    free(admission->keys);
+    if (!admission->keys)
+        return; /* it never began */
+    keys_free(admission->keys, admission->n_keys);
+    pthread_rwlock_destroy(&admission->lock);
     admission->keys = NULL;
     admission->n_keys = 0;
 }
@@ -103,11 +149,10 @@ static bool take_token(struct admission *admission, struct admission_key *key,
     return taken;
 }
 
-enum status admission_check_key(struct admission *admission, const char *authorization,
-                                const char *x_api_key, const char **name, unsigned *retry_after_s,
-                                struct error *err)
+static enum status check_key(struct admission *admission, const char *authorization,
+                             const char *x_api_key, char name[KEY_NAME_MAX],
+                             unsigned *retry_after_s, struct error *err)
 {
-    *name = "";
     if (admission->n_keys == 0)
         return STATUS_OK;
     const char *given = x_api_key;
@@ -128,8 +173,19 @@ enum status admission_check_key(struct admission *admission, const char *authori
         return error_set(err, STATUS_RATE_LIMITED, "this key may send %zu requests a minute",
                          admission->rate_per_minute);
     }
-    *name = found->name;
+    snprintf(name, KEY_NAME_MAX, "%s", found->name);
     return STATUS_OK;
+}
+
+enum status admission_check_key(struct admission *admission, const char *authorization,
+                                const char *x_api_key, char name[KEY_NAME_MAX],
+                                unsigned *retry_after_s, struct error *err)
+{
+    name[0] = '\0';
+    pthread_rwlock_rdlock(&admission->lock);
+    enum status status = check_key(admission, authorization, x_api_key, name, retry_after_s, err);
+    pthread_rwlock_unlock(&admission->lock);
+    return status;
 }
 
 enum status admission_enter(struct admission *admission, size_t bytes, struct error *err)

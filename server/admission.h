@@ -7,6 +7,7 @@
 #ifndef VLMD_SERVER_ADMISSION_H
 #define VLMD_SERVER_ADMISSION_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -14,7 +15,10 @@
 
 struct admission_key;
 
+enum { KEY_NAME_MAX = 64 }; /* with the NUL */
+
 struct admission {
+    pthread_rwlock_t lock; /* guards keys, n_keys, rate_per_minute; a key's own mutex comes after it */
     struct admission_key *keys;
     size_t n_keys;
     size_t rate_per_minute;
@@ -26,13 +30,17 @@ struct admission {
 /* Reads the settings; STATUS_BAD_CONFIG for a key that is not NAME:KEY or too short. */
 enum status admission_init(struct admission *admission, const struct settings *settings,
                            struct error *err);
+/* Takes keys and rate of other settings from now on; a key that stays keeps what it has used up. On failure
+ * (as admission_init) nothing has changed. */
+enum status admission_reload(struct admission *admission, const struct settings *settings,
+                             struct error *err);
 void admission_release(struct admission *admission);
 
-/* Checks the Authorization and X-API-Key headers (either may be NULL). *name is the key's name
- * (borrowed; "" when the server is open). STATUS_UNAUTHORIZED, STATUS_RATE_LIMITED (with *retry_after_s). */
+/* Checks the Authorization and X-API-Key headers (either may be NULL). name gets the key's name
+ * ("" when the server is open). STATUS_UNAUTHORIZED, STATUS_RATE_LIMITED (with *retry_after_s). */
 enum status admission_check_key(struct admission *admission, const char *authorization,
-                                const char *x_api_key, const char **name, unsigned *retry_after_s,
-                                struct error *err);
+                                const char *x_api_key, char name[KEY_NAME_MAX],
+                                unsigned *retry_after_s, struct error *err);
 
 /* Counts a request and its (declared) bytes in; STATUS_QUEUE_FULL counts nothing. */
 enum status admission_enter(struct admission *admission, size_t bytes, struct error *err);

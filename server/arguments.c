@@ -71,7 +71,7 @@ static enum status take_option(struct arguments *arguments, const char *name, si
 enum status arguments_parse(struct arguments *arguments, int argc, char **argv, bool with_fields,
                             struct error *err)
 {
-    *arguments = (struct arguments){0};
+    *arguments = (struct arguments){.argc = argc, .argv = argv};
     if (settings_init(&arguments->settings, err))
         return err->status;
     arguments->operands = alloc_array((size_t)argc + 1, sizeof *arguments->operands);

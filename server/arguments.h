@@ -23,6 +23,8 @@ struct arguments {
     bool help;        /* -h, --help */
     bool sample;      /* config --sample */
     bool watch;       /* for commands that have it */
+    int argc;         /* what it was read from, to read it again (serve, on SIGHUP) */
+    char **argv;
 };
 
 /* Reads argv[0..argc) (the words after the subcommand). with_fields: unknown --options are request

@@ -85,7 +85,7 @@ struct exchange {
     char *query;
     char method[16];
     char request_id[REQUEST_ID_MAX + 1];
-    const char *key_name;
+    char key_name[KEY_NAME_MAX];
     char client[ADDRESS_SIZE];
     char trace[TRACE_ID_SIZE];
     bool takes_gzip;
@@ -147,7 +147,6 @@ static void *open_exchange(void *cls, const char *uri, struct MHD_Connection *co
     exchange->server = server;
     exchange->connection = connection;
     exchange->received_ns = clock_ns();
-    exchange->key_name = "";
     buffer_init(&exchange->body, server->process->settings.max_body_mb << 20);
     atomic_fetch_add(&server->exchanges, 1);
     return exchange;
@@ -394,7 +393,7 @@ static enum status check_headers(struct exchange *exchange, unsigned *retry_afte
         struct error key_error;
         if (admission_check_key(
                 &process->admission, header(exchange, MHD_HTTP_HEADER_AUTHORIZATION),
-                header(exchange, "X-API-Key"), &exchange->key_name, retry_after_s, &key_error)) {
+                header(exchange, "X-API-Key"), exchange->key_name, retry_after_s, &key_error)) {
             *err = key_error;
             return err->status;
         }

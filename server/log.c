@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,8 +15,8 @@
 #include "core/base/utf8.h"
 
 static struct {
-    enum log_level level;
-    bool json;
+    _Atomic enum log_level level; /* may change while others write (SIGHUP) */
+    atomic_bool json;
 } sink = {LOG_INFO, false};
 
 enum { LINE_MAX_BYTES = 2048, PATH_SHOWN_MAX = 512 };

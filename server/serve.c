@@ -2,7 +2,8 @@
  * serve.c: `vlmd serve`: opens the process, puts the sockets in front, has the models loaded by a
  * thread of their own, waits for a signal, drains.
  *
- * SIGTERM and SIGINT, whichever thread they find, drain and exit 0.
+ * SIGTERM and SIGINT, whichever thread they find, drain and exit 0. SIGHUP reads the settings again
+ * and takes those over that can change under way (reloadable[]); a fault in them changes nothing.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -14,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/base/size.h"
 #include "server/commands.h"
 #include "server/http.h"
 #include "server/log.h"
@@ -44,13 +46,16 @@ static void raise_descriptor_limit(void)
  * finds one of those while this thread does not wait yet would end the process by its default
  * action. */
 static sem_t news;
-static volatile sig_atomic_t stop_signal;
+static volatile sig_atomic_t stop_signal, reload_wanted;
 static atomic_bool loading;
 
 static void note_signal(int number)
 {
     int fault = errno;
-    stop_signal = number;
+    if (number == SIGHUP)
+        reload_wanted = 1;
+    else
+        stop_signal = number;
     sem_post(&news);
     errno = fault;
 }
@@ -62,6 +67,7 @@ static void catch_signals(void)
     sem_init(&news, 0, 0);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
 
@@ -95,14 +101,73 @@ static void print_ready(const struct process *process, const struct http_server 
     fflush(stdout);
 }
 
-static void wait_for_news(void)
+/* ---- reloading ----------------------------------------------------------------------------------
+ */
+
+static const char *const reloadable[] = {"api_key", "key_rate_per_minute", "log_level"};
+
+static bool is_reloadable(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LENGTH(reloadable); i++)
+        if (!strcmp(name, reloadable[i]))
+            return true;
+    return false;
+}
+
+static void swap(void *a, void *b, size_t size)
+{
+    char kept[sizeof(struct setting_list)];
+    memcpy(kept, a, size);
+    memcpy(a, b, size);
+    memcpy(b, kept, size);
+}
+
+/* The command line's sources once more: file and environment as they are now. */
+static void reload(struct process *process, const struct arguments *arguments)
+{
+    struct arguments fresh;
+    struct error err;
+    if (arguments_parse(&fresh, arguments->argc, arguments->argv, false, &err)) {
+        log_write(LOG_ERROR, "SIGHUP: nothing is changed: %s", err.message);
+        return;
+    }
+    struct settings *now = &process->settings, *new = &fresh.settings;
+    char *format = now->log_format; /* stays */
+    if (log_open(new->log_level, format, &err) ||
+        (admission_reload(&process->admission, new, &err) &&
+         (log_open(now->log_level, format, &(struct error){0}), true))) {
+        log_write(LOG_ERROR, "SIGHUP: nothing is changed: %s", err.message);
+        arguments_release(&fresh);
+        return;
+    }
+    const char *name;
+    for (size_t i = 0; (name = settings_difference(now, new, &i));)
+        log_write(LOG_INFO, "SIGHUP: %s is %s", name,
+                  is_reloadable(name) ? "changed" : "different now and waits for a restart");
+    swap(&now->api_key, &new->api_key, sizeof now->api_key);
+    swap(&now->key_rate_per_minute, &new->key_rate_per_minute, sizeof now->key_rate_per_minute);
+    swap(&now->log_level, &new->log_level, sizeof now->log_level);
+    log_write(LOG_INFO, "SIGHUP: settings are read again; %zu API keys", now->api_key.n);
+    arguments_release(&fresh);
+}
+
+/* ---- the process's life -------------------------------------------------------------------------
+ */
+
+/* Until a signal that ends it, or the end of loading; reloads meanwhile. */
+static void wait_for_news(struct process *process, const struct arguments *arguments)
 {
     while (sem_wait(&news) && errno == EINTR)
         ;
+    if (reload_wanted) {
+        reload_wanted = 0;
+        reload(process, arguments);
+    }
 }
 
 /* Loads, then serves until a signal. Returns the exit status. */
-static int run(struct process *process, struct http_server *server)
+static int run(struct process *process, struct http_server *server,
+               const struct arguments *arguments)
 {
     struct loader loader = {.process = process};
     atomic_store(&loading, true);
@@ -111,7 +176,7 @@ static int run(struct process *process, struct http_server *server)
         return command_fail(&loader.err);
     }
     while (atomic_load(&loading) && !stop_signal)
-        wait_for_news();
+        wait_for_news(process, arguments);
     if (atomic_load(&loading)) { /* it looks at `draining` between two models */
         atomic_store(&process->draining, true);
         log_write(LOG_INFO, "%s while models are loading", strsignal(stop_signal));
@@ -127,7 +192,7 @@ static int run(struct process *process, struct http_server *server)
         return command_fail(&loader.err);
     print_ready(process, server);
     while (!stop_signal)
-        wait_for_news();
+        wait_for_news(process, arguments);
     log_write(LOG_INFO, "%s: finishing what is under way", strsignal(stop_signal));
     return EXIT_FINE;
 }
@@ -149,7 +214,7 @@ int command_serve(struct arguments *arguments)
         process_close(&process);
         return command_fail(&err);
     }
-    int rc = run(&process, server);
+    int rc = run(&process, server, arguments);
     atomic_store(&process.draining, true);
     if (!http_wait_idle(server, rc ? 0 : (unsigned)process.settings.drain_s) && !rc)
         log_write(LOG_ERROR, "requests still under way after %zu s are cancelled",

@@ -35,6 +35,58 @@ class Keys(ServerTest):
         self.assertNotIn("s3cret", self.server.log())
 
 
+class Reload(unittest.TestCase):
+    def write(self, text):
+        with open(self.path, "w") as file:
+            file.write(text)
+
+    def reload(self, text, word="settings are read again"):
+        before = self.server.log().count(word)
+        self.write(text)
+        self.server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.server.log().count(word) > before, f"{word!r} in the log")
+
+    def status(self, key):
+        return self.server.get("/v1/models", {"Authorization": f"Bearer {key}"}).status
+
+    def test_sighup_takes_keys_rates_and_log_level_and_drops_nothing(self):
+        with tempfile.TemporaryDirectory() as directory:
+            self.path = f"{directory}/vlmd.conf"
+            self.write("api_key = web:first-secret\nlog_level = error\n")
+            server = self.server = Server({"captioner": "blip-caption-tiny"}, arguments=["--config", self.path])
+            self.addCleanup(server.stop)
+            self.assertEqual((self.status("first-secret"), self.status("second-secret")), (200, 401))
+            replies = []
+            thread = threading.Thread(target=lambda: replies.append(
+                server.post("/v1/caption", SLOW, {"Authorization": "Bearer first-secret"})))
+            thread.start()
+            wait_until(lambda: server.request("GET", "/metrics", headers={"Authorization": "Bearer first-secret"}).body
+                       .find(b"vlmd_requests_in_flight 1") > 0 or replies, "the request is under way")
+            # While log_level is error the reload itself leaves no line but that of its new level.
+            self.reload("api_key = web:second-secret\napi_key = app:third-secret\nlog_level = info\n")
+            self.assertEqual([self.status(f"{key}-secret") for key in ("first", "second", "third")], [401, 200, 200])
+            thread.join()
+            self.assertEqual(replies[0].status, 200, replies[0].body)
+            self.assertIn("app", server.log())  # lines of requests name the key
+
+            self.reload("api_key = short:x\n", "nothing is changed")
+            self.assertIn("api_key", server.log())
+            self.reload("nonsense = 1\n", "nothing is changed")
+            self.reload("log_level = loud\n", "nothing is changed")
+            self.assertEqual([self.status(f"{key}-secret") for key in ("first", "second", "third")], [401, 200, 200])
+
+            self.reload("api_key = web:second-secret\nkey_rate_per_minute = 3\nmax_batch = 5\n")
+            self.assertIn("max_batch is different now and waits for a restart", server.log())
+            self.assertEqual([self.status("second-secret") for _ in range(4)], [200, 200, 200, 429])
+            # What a key has used up is not given back by reading the same settings again.
+            self.reload("api_key = web:second-secret\nkey_rate_per_minute = 3\nmax_batch = 5\n")
+            self.assertEqual(self.status("second-secret"), 429)
+            self.reload("")
+            self.assertEqual(server.get("/v1/models").status, 200)  # no key, nothing to check
+            self.assertNotIn("secret", server.log())
+            self.assertEqual(server.stop(), 0)
+
+
 class Overload(ServerTest):
     models = {"captioner": "blip-caption-tiny"}
     settings = {"max_queue": 4, "max_batch": 1, "max_sequences": 8, "feature_cache_mb": 0, "max_inflight": 12}
