@@ -16,6 +16,7 @@ extern const struct endpoint endpoint_detect;
 extern const struct endpoint endpoint_ground;
 extern const struct endpoint endpoint_segment;
 extern const struct endpoint endpoint_embeddings;
+extern const struct endpoint endpoint_predict;
 extern const struct endpoint endpoint_collection_put;
 extern const struct endpoint endpoint_collection_get;
 extern const struct endpoint endpoint_collection_delete;
@@ -47,6 +48,7 @@ const struct endpoint *const endpoints[] = {
     &endpoint_ground,
     &endpoint_segment,
     &endpoint_embeddings,
+    &endpoint_predict,
     &endpoint_collection_put,
     &endpoint_collection_get,
     &endpoint_collection_delete,
