@@ -107,8 +107,8 @@ enum status sqlite_drop(void *state, const char *name, struct error *err);
 enum status sqlite_list(void *state, struct collection **out, size_t *n, struct error *err);
 
 /* sqlite_items.c */
-enum status sqlite_put(void *state, const char *collection, const struct item *items, size_t n,
-                       size_t *added, size_t *updated, struct error *err);
+enum status sqlite_put(void *state, const char *collection, size_t dim, const struct item *items,
+                       size_t n, size_t *added, size_t *updated, struct error *err);
 enum status sqlite_item(void *state, const char *collection, const char *id, bool with_vector,
                         struct stored_item **out, struct error *err);
 enum status sqlite_blob(void *state, const char *collection, const char *id, void **out,

@@ -87,8 +87,8 @@ static enum status reserve(struct shelf *shelf, size_t n, struct error *err)
     return fine ? STATUS_OK : error_no_memory(err, "a collection's vectors");
 }
 
-enum status sqlite_put(void *state, const char *collection, const struct item *items, size_t n,
-                       size_t *added, size_t *updated, struct error *err)
+enum status sqlite_put(void *state, const char *collection, size_t dim, const struct item *items,
+                       size_t n, size_t *added, size_t *updated, struct error *err)
 {
     struct sqlite_store *store = state;
     struct change *changes = alloc_array(n, sizeof *changes);
@@ -96,7 +96,11 @@ enum status sqlite_put(void *state, const char *collection, const struct item *i
         return error_no_memory(err, "items");
     pthread_mutex_lock(&store->db_mutex);
     struct shelf *shelf = sqlite_find_shelf(store, collection, err);
-    enum status status = shelf ? reserve(shelf, n, err) : err->status;
+    enum status status = shelf ? STATUS_OK : err->status;
+    if (!status && shelf->info.dim != dim)
+        status = store_changed(collection, err);
+    if (!status)
+        status = reserve(shelf, n, err);
     if (!status)
         status = sqlite_run(store, SQL_BEGIN, err);
     if (!status) {

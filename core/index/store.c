@@ -9,10 +9,18 @@
 #include <string.h>
 
 #include "core/base/size.h"
+#include "core/base/uri.h"
 #include "core/base/utf8.h"
 #include "core/index/store_internal.h"
 
-static const struct store_driver *const drivers[] = {&store_driver_sqlite, &store_driver_memory};
+static const struct store_driver *const drivers[] = {
+    &store_driver_sqlite,
+    &store_driver_memory,
+#ifdef VLMD_POSTGRES
+    &store_driver_postgresql,
+    &store_driver_postgres,
+#endif
+};
 
 struct store {
     const struct store_driver *driver;
@@ -40,9 +48,22 @@ struct store *store_open(const struct store_options *options, struct error *err)
         }
         return store;
     }
+    char shown[256];
+    uri_hide_secret(shown, sizeof shown, uri);
     error_set_param(err, STATUS_BAD_CONFIG, "store",
-                    "store: expected sqlite:PATH or memory:, found '%s'", uri);
+#ifdef VLMD_POSTGRES
+                    "store: expected sqlite:PATH, memory: or postgresql://…, found '%s'", shown);
+#else
+                    "store: expected sqlite:PATH or memory: (this build has no PostgreSQL), found "
+                    "'%s'",
+                    shown);
+#endif
     return NULL;
+}
+
+enum status store_ready(struct store *store, struct error *err)
+{
+    return store->driver->ready ? store->driver->ready(store->state, err) : STATUS_OK;
 }
 
 void store_close(struct store *store)
@@ -93,6 +114,13 @@ enum status store_check_same(const struct collection *exists, const struct colle
                            exists->metric == METRIC_COSINE ? "cosine" : "dot",
                            precision_name(exists->precision),
                            exists->keeps_pictures ? "true" : "false");
+}
+
+enum status store_changed(const char *collection, struct error *err)
+{
+    return error_set_param(err, STATUS_CONFLICT, "collection",
+                           "collection '%s' was dropped and made anew with other dimensions",
+                           collection);
 }
 
 void found_release(struct found *found)
@@ -211,7 +239,8 @@ enum status store_put(struct store *store, const char *collection, const struct 
                 prepare_vector(&info, items[i].vector, items[i].id, vectors + i * info.dim, err);
     }
     if (!status)
-        status = store->driver->put(store->state, collection, ready, n, added, updated, err);
+        status =
+            store->driver->put(store->state, collection, info.dim, ready, n, added, updated, err);
     free(vectors);
     free(ready);
     collection_release(&info);

@@ -3,7 +3,8 @@
  *
  * One interface, several implementations (struct store_driver in store_internal.h), chosen by the
  * URI: "sqlite:PATH" (a file, WAL; an acknowledged add survives kill -9 and power loss), "memory:"
- * (tests). Vectors of cosine collections are L2-normalised when stored. Search is exact over an
+ * (tests), "postgresql://…" (a server with pgvector, shared by any number of processes; see
+ * postgres.c). Vectors of cosine collections are L2-normalised when stored. Search is exact over an
  * in-memory matrix. Everything may be called from any thread; calls are linearizable per item.
  *
  * Names and ids are any UTF-8 of 1 … STORE_NAME_MAX bytes without NUL; they are only ever bound as
@@ -60,8 +61,12 @@ struct store_options {
      * their turns between them. Borrowed; NULL: the caller's thread does it all. */
     struct pool *pool;
 };
+/* A database elsewhere that is away for now is no failure: calls give STATUS_UNAVAILABLE with the
+ * reason until it is there. */
 struct store *store_open(const struct store_options *options, struct error *err);
 void store_close(struct store *store);
+/* STATUS_OK, or STATUS_UNAVAILABLE and why calls would fail now. Never blocks. */
+enum status store_ready(struct store *store, struct error *err);
 
 /* STATUS_CONFLICT when it exists with other settings (same settings: fine, *created = false). */
 enum status store_create(struct store *store, const struct collection *settings, bool *created,

@@ -14,6 +14,7 @@ struct store_driver {
     /* rest: what follows the ':'. NULL on failure. */
     void *(*open)(const char *rest, const struct store_options *options, struct error *err);
     void (*close)(void *state);
+    enum status (*ready)(void *state, struct error *err); /* NULL: always; never blocks */
     /* As the functions of store.h. Vectors given to put and search are normalised already in cosine
      * collections; filter is parsed (borrowed; NULL = none); items of collections that keep no
      * pictures have no blobs. create: STATUS_CONFLICT by store_check_same(). */
@@ -22,8 +23,9 @@ struct store_driver {
     enum status (*get)(void *state, const char *name, struct collection *out, struct error *err);
     enum status (*drop)(void *state, const char *name, struct error *err);
     enum status (*list)(void *state, struct collection **out, size_t *n, struct error *err);
-    enum status (*put)(void *state, const char *collection, const struct item *items, size_t n,
-                       size_t *added, size_t *updated, struct error *err);
+    /* dim: of the items' vectors; store_changed() where the collection has another by now. */
+    enum status (*put)(void *state, const char *collection, size_t dim, const struct item *items,
+                       size_t n, size_t *added, size_t *updated, struct error *err);
     enum status (*item)(void *state, const char *collection, const char *id, bool with_vector,
                         struct stored_item **out, struct error *err);
     enum status (*blob)(void *state, const char *collection, const char *id, void **out,
@@ -37,11 +39,17 @@ struct store_driver {
 };
 
 extern const struct store_driver store_driver_sqlite, store_driver_memory;
+#ifdef VLMD_POSTGRES
+extern const struct store_driver store_driver_postgresql, store_driver_postgres;
+#endif
 
 /* A collection that exists, and the settings that somebody wants to create it with: STATUS_CONFLICT
  * where they differ. */
 enum status store_check_same(const struct collection *exists, const struct collection *wanted,
                              struct error *err);
+
+/* STATUS_CONFLICT: between looking it up and using it, somebody made the collection anew. */
+enum status store_changed(const char *collection, struct error *err);
 
 /* filter.c: a filter is checked once, then applied to metadata objects. */
 enum status filter_check(const json_t *filter, struct error *err);

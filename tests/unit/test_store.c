@@ -1,6 +1,6 @@
 /*
  * test_store.c: collections keep what they acknowledged, refuse what does not fit, and find what is
- * near.
+ * near: the same whichever driver keeps them, then what SQLite's alone promises.
  */
 #include <check.h>
 #include <math.h>
@@ -14,47 +14,14 @@
 #include "core/base/size.h"
 #include "core/index/matrix.h"
 #include "core/index/store.h"
-
-static struct error err;
-static char path[64], uri[80];
-
-static void setup(void)
-{
-    snprintf(path, sizeof path, "/tmp/vlmd-store-XXXXXX");
-    int fd = mkstemp(path);
-    ck_assert_int_ge(fd, 0);
-    close(fd);
-    snprintf(uri, sizeof uri, "sqlite:%s", path);
-}
-
-static void teardown(void)
-{
-    char name[80];
-    unlink(path);
-    snprintf(name, sizeof name, "%s-wal", path);
-    unlink(name);
-    snprintf(name, sizeof name, "%s-shm", path);
-    unlink(name);
-}
+#include "tests/unit/store_world.h"
 
 static struct store *open_with(const char *name, size_t dim)
 {
-    struct store *store = store_open(&(struct store_options){.uri = uri}, &err);
-    ck_assert_msg(store != NULL, "%s", err.message);
-    struct collection settings = {
-        .name = (char *)name, .space = "external", .model = "", .dim = dim, .keeps_pictures = true};
-    bool created = false;
-    ck_assert_int_eq(store_create(store, &settings, &created, &err), STATUS_OK);
-    return store;
+    return store_world_open(name, dim, METRIC_COSINE);
 }
 
-static enum status put(struct store *store, const char *id, const float *vector,
-                       const char *metadata)
-{
-    size_t added, updated;
-    struct item item = {.id = id, .vector = vector, .metadata = metadata};
-    return store_put(store, "c", &item, 1, &added, &updated, &err);
-}
+#define put store_world_put
 
 START_TEST(items_survive_a_reopening)
 {
@@ -74,7 +41,7 @@ START_TEST(items_survive_a_reopening)
     ck_assert_uint_eq(updated, 1);
     store_close(store);
 
-    store = store_open(&(struct store_options){.uri = uri}, &err);
+    store = store_open(&(struct store_options){.uri = store_uri}, &err);
     ck_assert_ptr_nonnull(store);
     struct stored_item *item;
     ck_assert_int_eq(store_item(store, "c", items[0].id, true, &item, &err), STATUS_OK);
@@ -232,12 +199,12 @@ END_TEST
 
 START_TEST(foreign_and_damaged_files_are_refused_unchanged)
 {
-    FILE *file = fopen(path, "w");
+    FILE *file = fopen(store_path, "w");
     fputs("this is certainly not a database, and it is longer than a page header of one hundred "
           "bytes.....",
           file);
     fclose(file);
-    ck_assert_ptr_null(store_open(&(struct store_options){.uri = uri}, &err));
+    ck_assert_ptr_null(store_open(&(struct store_options){.uri = store_uri}, &err));
     ck_assert_ptr_nonnull(strstr(err.message, "no database"));
 }
 END_TEST
@@ -246,7 +213,7 @@ START_TEST(format_1_is_brought_up_to_date)
 {
     sqlite3 *db;
     const float a[] = {0.6f, 0.8f};
-    ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_open(store_path, &db), SQLITE_OK);
     ck_assert_int_eq(
         sqlite3_exec(db,
                      "PRAGMA application_id = 1986817380; PRAGMA user_version = 1;"
@@ -282,7 +249,7 @@ START_TEST(format_1_is_brought_up_to_date)
     ck_assert_str_eq(found.items[0].id, "a"); /* ties: the earlier put */
     found_release(&found);
     store_close(store);
-    store = store_open(&(struct store_options){.uri = uri}, &err);
+    store = store_open(&(struct store_options){.uri = store_uri}, &err);
     ck_assert_msg(store != NULL, "%s", err.message);
     store_close(store);
 }
@@ -290,7 +257,7 @@ END_TEST
 
 START_TEST(collections_without_pictures_drop_them)
 {
-    struct store *store = store_open(&(struct store_options){.uri = "memory:"}, &err);
+    struct store *store = store_open(&(struct store_options){.uri = store_uri}, &err);
     struct collection settings = {.name = "c", .space = "external", .model = "", .dim = 1};
     bool created;
     ck_assert_int_eq(store_create(store, &settings, &created, &err), STATUS_OK);
@@ -315,7 +282,7 @@ START_TEST(a_second_process_is_told)
     pid_t child = fork();
     if (child == 0) {
         struct error child_err = {0};
-        struct store *second = store_open(&(struct store_options){.uri = uri}, &child_err);
+        struct store *second = store_open(&(struct store_options){.uri = store_uri}, &child_err);
         _exit(!second && strstr(child_err.message, "another process") ? 0 : 1);
     }
     int how;
@@ -397,25 +364,24 @@ START_TEST(matrix_stays_right_under_random_changes)
 }
 END_TEST
 
-int main(void)
+static void add_shared(TCase *tcase)
 {
-    Suite *suite = suite_create("store");
-    TCase *tcase = tcase_create("store");
-    tcase_set_timeout(tcase, 60);
-    tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_test(tcase, items_survive_a_reopening);
     tcase_add_test(tcase, search_is_exact_and_filters_fill_top_k);
     tcase_add_test(tcase, what_does_not_fit_is_refused_by_name);
+    tcase_add_test(tcase, collections_without_pictures_drop_them);
+    tcase_add_test(tcase, acknowledged_items_survive_kill);
+}
+
+static void add_sqlite(TCase *tcase)
+{
     tcase_add_test(tcase, foreign_and_damaged_files_are_refused_unchanged);
     tcase_add_test(tcase, format_1_is_brought_up_to_date);
-    tcase_add_test(tcase, collections_without_pictures_drop_them);
     tcase_add_test(tcase, a_second_process_is_told);
-    tcase_add_test(tcase, acknowledged_items_survive_kill);
     tcase_add_test(tcase, matrix_stays_right_under_random_changes);
-    suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+}
+
+int main(void)
+{
+    return store_world_main("store", add_shared, add_sqlite, NULL);
 }

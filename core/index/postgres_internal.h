@@ -1,0 +1,134 @@
+/*
+ * postgres_internal.h: the parts of the shared store: a link (one connection and the statements
+ * prepared on it), the pool of links, and a filter as SQL.
+ *
+ *   postgres.c         the driver: collections, items, search as SQL over leased links
+ *   postgres_pool.c    who holds which link; reconnecting; building graph indexes
+ *   postgres_link.c    connecting, sending, waiting with a deadline, errors' words
+ *   postgres_schema.c  the tables: made on first use, checked on every connection
+ *   postgres_filter.c  a filter as a condition over jsonb
+ *
+ * A link belongs to one thread at a time; a pool may be used from any.
+ */
+#ifndef VLMD_CORE_INDEX_POSTGRES_INTERNAL_H
+#define VLMD_CORE_INDEX_POSTGRES_INTERNAL_H
+
+#include <jansson.h>
+#include <libpq-fe.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/base/buffer.h"
+#include "core/base/error.h"
+
+enum {
+    POSTGRES_LINKS_MAX = 8,         /* connections of one process, beside two for upkeep */
+    POSTGRES_PREPARED_MAX = 128,    /* statements prepared on one link; then all are let go */
+    POSTGRES_PARAMETERS_MAX = 2048, /* of one statement */
+    POSTGRES_INDEX_FROM = 10000,    /* items from which a collection gets a graph index */
+    POSTGRES_INDEX_DIM_MAX =
+        2000,                 /* pgvector indexes no longer vectors: those are searched exactly */
+    POSTGRES_DIM_MAX = 16000, /* pgvector keeps no longer ones */
+    POSTGRES_STRIPES = 16,    /* rows that count one collection's items */
+};
+
+/* ---- statements --------------------------------------------------------------------------- */
+
+/* What is bound to $1, $2, …: pointers are borrowed but for those of `own`, which is where numbers
+ * and vectors are put into network order. */
+struct parameters {
+    int n;
+    bool overflow; /* more than fit, or out of memory */
+    const char *values[POSTGRES_PARAMETERS_MAX];
+    int lengths[POSTGRES_PARAMETERS_MAX];
+    int formats[POSTGRES_PARAMETERS_MAX]; /* 1: binary */
+    Oid types[POSTGRES_PARAMETERS_MAX];   /* 0: as the statement tells */
+    void *own[POSTGRES_PARAMETERS_MAX];
+    int n_own;
+};
+void parameters_init(struct parameters *parameters);
+void parameters_release(struct parameters *parameters);
+/* Each returns the number of the parameter; a fault shows in `overflow`, once for all. */
+int bind_text(struct parameters *parameters, const char *text);
+int bind_json(struct parameters *parameters, const char *text);
+int bind_bytes(struct parameters *parameters, const void *bytes, size_t size); /* NULL = null */
+int bind_integer(struct parameters *parameters, int64_t value);
+int bind_double(struct parameters *parameters, double value);
+int bind_vector(struct parameters *parameters, const float *vector, size_t dim);
+
+/* A column of a binary result. */
+int64_t column_integer(const PGresult *result, int row, int column);
+double column_double(const PGresult *result, int row, int column);
+bool column_bool(const PGresult *result, int row, int column);
+char *column_copy(const PGresult *result, int row, int column); /* malloc'd text; NULL: no memory */
+/* malloc'd [dim]; NULL where it has another length, or no memory is left. */
+float *column_vector(const PGresult *result, int row, int column, size_t dim);
+
+/* ---- a link ------------------------------------------------------------------------------- */
+
+struct link {
+    PGconn *conn;
+    uint64_t deadline_ns;    /* of what is under way */
+    const atomic_bool *stop; /* NULL, or what ends a wait */
+    bool broken;             /* to be closed: lost, timed out or in an unknown state */
+    int n_prepared;
+    char prepared[POSTGRES_PREPARED_MAX][32];
+    struct link *next; /* in the pool */
+};
+
+/* Connects, sets the session up and sees that the schema is there. STATUS_UNAVAILABLE: the database
+ * is away; STATUS_BAD_CONFIG: it will not do. */
+struct link *link_open(const char *uri, unsigned timeout_ms, struct error *err);
+void link_close(struct link *link);
+/* Without asking the database: nothing says that the connection was lost. */
+bool link_alive(struct link *link);
+void link_set_deadline(struct link *link, unsigned timeout_ms);
+
+/* Runs one statement. name: prepared under it once a link (its text must always be the same); NULL:
+ * only once. *out (may be NULL) is to be cleared. Statements of no parameters and no name may be
+ * several, split by ';'. */
+enum status link_run(struct link *link, const char *name, const char *sql,
+                     const struct parameters *parameters, PGresult **out, struct error *err);
+
+/* A pipeline: begin; send what is to run; then per statement, in order, take its result. */
+enum status link_prepare(struct link *link, const char *name, const char *sql, int n_parameters,
+                         const Oid *types, struct error *err);
+enum status link_pipeline(struct link *link, struct error *err);
+enum status link_send(struct link *link, const char *name, const struct parameters *parameters,
+                      struct error *err);
+enum status link_sync(struct link *link, struct error *err);
+/* After link_sync: the next statement's result. */
+enum status link_take(struct link *link, PGresult **out, struct error *err);
+/* Reads on to the end of what was synced, whatever failed, and leaves the pipeline. */
+void link_leave_pipeline(struct link *link);
+
+/* Into our words; never holds the password. `link` becomes broken where it cannot be used again. */
+enum status link_error(struct link *link, const PGresult *result, struct error *err);
+
+/* postgres_schema.c: makes or checks the tables. */
+enum status schema_check(struct link *link, struct error *err);
+
+/* ---- the pool ----------------------------------------------------------------------------- */
+
+struct link_pool;
+/* Tries the database once: away is no failure (see links_state), a database that will not do is. */
+struct link_pool *links_open(const char *uri, struct error *err);
+void links_close(struct link_pool *pool);
+/* STATUS_UNAVAILABLE with the reason, at once while the database is known to be away. */
+struct link *links_lease(struct link_pool *pool, struct error *err);
+/* Takes NULL. A broken link, or one inside a transaction, is closed. */
+void links_return(struct link_pool *pool, struct link *link);
+/* Never blocks: STATUS_OK, or why the database is away. */
+enum status links_state(struct link_pool *pool, struct error *err);
+/* A collection may have grown enough for an index. */
+void links_wake_builder(struct link_pool *pool);
+
+/* ---- filters ------------------------------------------------------------------------------ */
+
+/* Appends to `sql` a condition over the column `facts` that is true for exactly the items that
+ * filter_matches() takes, values as further parameters. false (sql and parameters are unchanged):
+ * this filter is not said in SQL, or there is no memory; the caller looks at the items itself. */
+bool filter_to_sql(const json_t *filter, struct buffer *sql, struct parameters *parameters);
+
+#endif
