@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "core/base/size.h"
+#include "core/base/uri.h"
 
 enum setting_type { TYPE_text, TYPE_list, TYPE_number, TYPE_flag };
 
@@ -286,8 +287,11 @@ static bool print_value(const struct settings *settings, const struct setting *s
 {
     const void *value = field(settings, setting);
     switch (setting->type) {
-    case TYPE_text:
-        return buffer_puts(out, *(char *const *)value);
+    case TYPE_text: {
+        char shown[SETTING_VALUE_MAX];
+        uri_hide_secret(shown, sizeof shown, *(char *const *)value);
+        return buffer_puts(out, strcmp(setting->name, "store") ? *(char *const *)value : shown);
+    }
     case TYPE_number:
         return buffer_printf(out, "%zu", *(const size_t *)value);
     case TYPE_flag:

@@ -26,7 +26,7 @@
     SETTING(text,   models_dir,         "",     "a directory whose sub-directories are checkpoints to serve") \
     SETTING(text,   embedded_dir,       "",     "where the embedded models are; empty = where they were installed") \
     SETTING(list,   default_model,      "",     "TASK=NAME: which model answers a task when a request names none; may be repeated") \
-    SETTING(text,   store,              "",     "where collections are kept: sqlite:PATH or memory:; empty = sqlite:<data home>/vlmd/collections.db") \
+    SETTING(text,   store,              "",     "where collections are kept: sqlite:PATH, postgresql://USER:PASSWORD@HOST/DATABASE (shared by several servers) or memory:; empty = sqlite:<data home>/vlmd/collections.db") \
     SETTING(text,   hub_url,            "https://huggingface.co", "where `vlmd pull` finds checkpoints") \
     SETTING(number, threads,            "0",    "threads of forward passes; 0 = the cores (and cgroup quota) there are") \
     SETTING(text,   engine,             "auto", "kernels of forward passes: auto (what the chip has), avx512, avx2, portable or openblas") \
@@ -106,7 +106,7 @@ enum status settings_read_environment(struct settings *settings, char *const *en
 /* The name of the first setting at or after *i whose value differs, with *i set past it; NULL = none. */
 const char *settings_difference(const struct settings *a, const struct settings *b, size_t *i);
 
-/* `name = value   # source`, one line each (keys' secrets are hidden). */
+/* `name = value   # source`, one line each (the secrets of keys and of the store's URL are hidden). */
 bool settings_print(const struct settings *settings, struct buffer *out);
 /* The commented sample file, config/vlmd.conf. */
 bool settings_print_sample(struct buffer *out);

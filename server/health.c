@@ -52,8 +52,14 @@ static enum status readyz_begin(struct call *call, struct error *err)
                              "model '%s' has made no progress for %u seconds",
                              lane_model(lane)->name, stall_s);
     }
-    static const char text[] = "ready\n";
-    return call_reply_bytes(call, "text/plain; charset=utf-8", text, sizeof text - 1, err);
+    /* A database that is away is told but fails nothing: every replica would leave the balancer
+     * with it, and models answer without it. */
+    char text[ERROR_MESSAGE_MAX + 64];
+    struct error away;
+    int size = process->store && store_ready(process->store, &away)
+                   ? snprintf(text, sizeof text, "ready, but for collections: %s\n", away.message)
+                   : snprintf(text, sizeof text, "ready\n");
+    return call_reply_bytes(call, "text/plain; charset=utf-8", text, (size_t)size, err);
 }
 
 #define HEALTH_ENDPOINT(route, operation, text, function)                                          \

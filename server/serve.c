@@ -207,6 +207,8 @@ int command_serve(struct arguments *arguments)
     if (log_open(arguments->settings.log_level, arguments->settings.log_format, &err) ||
         process_open(&process, &arguments->settings, PROCESS_STORE, &err))
         return command_fail(&err);
+    if (store_ready(process.store, &err))
+        log_write(LOG_ERROR, "collections wait: %s", err.message);
     /* The socket opens before the models do: /healthz answers at once, /readyz when they are there.
      */
     struct http_server *server = http_start(&process, &err);

@@ -197,9 +197,14 @@ enum status link_error(struct link *link, const PGresult *result, struct error *
         message = PQerrorMessage(link->conn);
     if (!*message)
         message = "the connection was lost";
-    if (status == STATUS_NO_SPACE)
-        return error_set(err, status, "the disk that holds the collections is full (%s)", message);
-    return error_set(err, status, "the collections' database: %s", message);
+    int size = (int)strlen(message); /* libpq ends its own with a new line */
+    while (size && message[size - 1] == '\n')
+        size--;
+    return error_set(err, status,
+                     status == STATUS_NO_SPACE
+                         ? "the disk that holds the collections is full (%.*s)"
+                         : "the collections' database: %.*s",
+                     size, message);
 }
 
 /* ---- waiting

@@ -1,6 +1,7 @@
 """postgres.py: a real PostgreSQL with pgvector for the tests, on a Unix socket in a temporary folder.
 
-    python3 tests/http/postgres.py COMMAND...    runs it with VLMD_TEST_POSTGRES set to the server's URL
+    python3 tests/http/postgres.py COMMAND...    runs it with VLMD_TEST_POSTGRES set to the server's URL (or, where no
+                                                 server can be had, says so and runs it without)
 
 The programs are those of the folder VLMD_TEST_POSTGRES_BIN, else Debian's where pgvector is installed beside them, else
 those that the Python package pgserver brings (fetched once through pip, kept as a file under ~/.cache). PostgreSQL refuses
@@ -20,7 +21,6 @@ import zipfile
 PACKAGE, VERSION = "pgserver", "0.1.4"
 PATIENCE_S = 60
 PR_SET_PDEATHSIG = 1
-NO_RESULT = 77  # what meson and ./dev take for "skipped"
 
 
 class Unavailable(Exception):
@@ -167,16 +167,17 @@ class Postgres:
 
 
 def main():
+    server, environment = None, dict(os.environ)
     try:
         server = Postgres()
+        environment["VLMD_TEST_POSTGRES"] = server.uri
     except Unavailable as fault:
-        print(f"skipped: {fault}")
-        print("1 tests skipped")
-        return NO_RESULT
+        print(f"skipped: {fault}\n1 tests skipped", flush=True)
     try:
-        return subprocess.run(sys.argv[1:], env={**os.environ, "VLMD_TEST_POSTGRES": server.uri}).returncode
+        return subprocess.run(sys.argv[1:], env=environment).returncode
     finally:
-        server.stop()
+        if server:
+            server.stop()
 
 
 if __name__ == "__main__":
