@@ -74,6 +74,7 @@ static void put_members(struct json_writer *out, const struct collection *collec
     json_put_string(out, "space", collection->space);
     json_put_integer(out, "dimensions", (long long)collection->dim);
     json_put_string(out, "metric", metric_text(collection->metric));
+    json_put_string(out, "precision", precision_name(collection->precision));
     json_put_bool(out, "thumbnail", collection->keeps_pictures);
     json_put_integer(out, "count", (long long)collection->count);
     json_put_integer(out, "created", collection->created_unix_s);
@@ -88,6 +89,9 @@ static const struct field put_fields[] = {
      .help = "length of the vectors, for vectors made elsewhere"},
     {"metric", FIELD_STRING, .help = "cosine (default) or dot",
      .schema = "'enum': ['cosine', 'dot', null]"},
+    {"precision", FIELD_STRING,
+     .help = "how vectors lie in memory: f32 (default), f16 (half the memory) or int8 (a quarter); "
+             "scores are exact in any"},
     {"thumbnail", FIELD_BOOLEAN,
      .help = "keep each item's picture as it was sent, to show it and to re-rank by it (true)"},
     {NULL},
@@ -101,6 +105,10 @@ static enum status read_settings(struct call *call, struct collection *settings,
     if (strcmp(metric, "cosine") && strcmp(metric, "dot"))
         return error_set_param(err, STATUS_OUT_OF_RANGE, "metric",
                                "'metric' must be cosine or dot, not '%.64s'", metric);
+    const char *precision = form_string(form, "precision", "f32").data;
+    if (!precision_parse(precision, &settings->precision))
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "precision",
+                               "'precision' must be f32, f16 or int8, not '%.64s'", precision);
     settings->metric = strcmp(metric, "dot") ? METRIC_COSINE : METRIC_DOT;
     settings->keeps_pictures = form_boolean(form, "thumbnail", true);
     settings->name = (char *)call_param(call, 0);

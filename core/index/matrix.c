@@ -1,25 +1,37 @@
 /*
- * matrix.c: see matrix.h. The products are a plain loop that the compiler vectorises: at one query
- * the matrix is read once, which is what takes the time.
+ * matrix.c: see matrix.h: where rows are kept. matrix_search.c searches them.
  */
 #include "core/index/matrix.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/base/size.h"
 
-void matrix_init(struct matrix *matrix, size_t dim)
+/* Chunks are about this large, and from the second on made of huge pages where the system has
+ * them: a search reads them from end to end, a graph at random. */
+enum { CHUNK_BYTES = 4 << 20, HUGE_PAGE = 2 << 20, CHUNK_ROWS_MIN = 64 };
+
+void matrix_init(struct matrix *matrix, size_t dim, enum precision precision)
 {
-    *matrix = (struct matrix){.dim = dim};
+    static const enum dot_form forms[N_PRECISIONS] = {
+        [PRECISION_F32] = DOT_F32, [PRECISION_F16] = DOT_F16, [PRECISION_INT8] = DOT_I8};
+    *matrix = (struct matrix){.dim = dim, .form = forms[precision], .chunk_shift = 6};
+    while (((size_t)CHUNK_ROWS_MIN * 2 << (matrix->chunk_shift - 6)) * dim *
+               dot_form_size(matrix->form) <=
+           CHUNK_BYTES)
+        matrix->chunk_shift++;
 }
 
 void matrix_release(struct matrix *matrix)
 {
-    free(matrix->rows);
+    for (size_t i = 0; i < matrix->n_chunks; i++)
+        free(matrix->chunks[i]);
+    free(matrix->chunks);
     free(matrix->keys);
     free(matrix->slots);
-    matrix_init(matrix, matrix->dim);
+    *matrix = (struct matrix){0};
 }
 
 static size_t hash(int64_t key)
@@ -37,30 +49,49 @@ static size_t find_slot(const struct matrix *matrix, int64_t key)
     return slot;
 }
 
+/* Frees memory only in matrix_release and matrix_compact, so that a graph may read on. */
+static bool add_chunk(struct matrix *matrix)
+{
+    size_t rows = (size_t)1 << matrix->chunk_shift;
+    size_t bytes = matrix_scales_at(matrix) + (matrix->form == DOT_I8 ? rows * sizeof(float) : 0);
+    if (!matrix->chunks)
+        matrix->chunks = calloc(MATRIX_CHUNKS_MAX, sizeof *matrix->chunks);
+    if (!matrix->chunks || matrix->n_chunks == MATRIX_CHUNKS_MAX)
+        return false;
+    unsigned char *chunk;
+    if (matrix->n_chunks) {
+        chunk = aligned_alloc(HUGE_PAGE, (bytes + 4095) / 4096 * 4096);
+        if (chunk && bytes >= HUGE_PAGE)
+            madvise(chunk, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    } else {
+        chunk = malloc(bytes);
+    }
+    if (!chunk)
+        return false;
+    matrix->chunks[matrix->n_chunks++] = chunk;
+    return true;
+}
+
 bool matrix_reserve(struct matrix *matrix, size_t more)
 {
     size_t need;
-    if (!size_add(matrix->n, more, &need) || need > UINT32_MAX / 4)
+    if (!size_add(matrix->n_rows, more, &need) || need > UINT32_MAX / 4)
         return false;
     if (need > matrix->capacity) {
         size_t capacity = matrix->capacity + matrix->capacity / 2;
         if (capacity < need)
             capacity = need;
-        size_t bytes;
-        if (!size_mul(capacity, matrix->dim, &bytes))
-            return false;
-        float *rows = realloc_array(matrix->rows, bytes, sizeof *rows);
-        if (!rows)
-            return false;
-        matrix->rows = rows;
         int64_t *keys = realloc_array(matrix->keys, capacity, sizeof *keys);
         if (!keys)
             return false;
         matrix->keys = keys;
         matrix->capacity = capacity;
     }
+    while (matrix->n_chunks << matrix->chunk_shift < need)
+        if (!add_chunk(matrix))
+            return false;
     size_t n_slots = matrix->n_slots ? matrix->n_slots : 64;
-    while (n_slots < 2 * need)
+    while (n_slots / 3 * 2 < need)
         n_slots *= 2;
     if (n_slots > matrix->n_slots) {
         uint32_t *slots = calloc(n_slots, sizeof *slots);
@@ -69,21 +100,38 @@ bool matrix_reserve(struct matrix *matrix, size_t more)
         free(matrix->slots);
         matrix->slots = slots;
         matrix->n_slots = n_slots;
-        for (size_t i = 0; i < matrix->n; i++)
-            slots[find_slot(matrix, matrix->keys[i])] = (uint32_t)(i + 1);
+        for (size_t i = 0; i < matrix->n_rows; i++)
+            if (matrix->keys[i])
+                slots[find_slot(matrix, matrix->keys[i])] = (uint32_t)(i + 1);
     }
     return true;
+}
+
+static void set_scale(struct matrix *matrix, uint32_t row, float scale)
+{
+    if (matrix->form == DOT_I8)
+        *(float *)matrix_scale(matrix, row) = scale;
 }
 
 void matrix_set(struct matrix *matrix, int64_t key, const float *vector)
 {
     size_t slot = find_slot(matrix, key);
     if (!matrix->slots[slot]) {
-        matrix->keys[matrix->n] = key;
-        matrix->slots[slot] = (uint32_t)++matrix->n;
+        matrix->keys[matrix->n_rows] = key;
+        matrix->slots[slot] = (uint32_t)++matrix->n_rows;
+        matrix->n++;
     }
-    memcpy(matrix->rows + (matrix->slots[slot] - 1) * matrix->dim, vector,
-           matrix->dim * sizeof *vector);
+    uint32_t row = matrix->slots[slot] - 1;
+    float scale = dot_pack(matrix->form, vector, matrix->dim, (void *)matrix_row(matrix, row));
+    set_scale(matrix, row, scale);
+}
+
+void matrix_add_hole(struct matrix *matrix)
+{
+    uint32_t row = (uint32_t)matrix->n_rows++;
+    matrix->keys[row] = 0;
+    memset((void *)matrix_row(matrix, row), 0, matrix->dim * dot_form_size(matrix->form));
+    set_scale(matrix, row, 0);
 }
 
 /* Frees a slot and closes the gap in its run of probes. */
@@ -98,6 +146,15 @@ static void clear_slot(struct matrix *matrix, size_t slot)
     }
 }
 
+static void move_row(struct matrix *matrix, uint32_t from, uint32_t to)
+{
+    matrix->keys[to] = matrix->keys[from];
+    memcpy((void *)matrix_row(matrix, to), matrix_row(matrix, from),
+           matrix->dim * dot_form_size(matrix->form));
+    if (matrix->form == DOT_I8)
+        set_scale(matrix, to, *matrix_scale(matrix, from));
+}
+
 void matrix_remove(struct matrix *matrix, int64_t key)
 {
     if (!matrix->n)
@@ -105,94 +162,43 @@ void matrix_remove(struct matrix *matrix, int64_t key)
     size_t slot = find_slot(matrix, key);
     if (!matrix->slots[slot])
         return;
-    size_t row = matrix->slots[slot] - 1, last = matrix->n - 1;
+    uint32_t row = matrix->slots[slot] - 1, last = (uint32_t)matrix->n_rows - 1;
     clear_slot(matrix, slot);
-    if (row != last) {
-        matrix->slots[find_slot(matrix, matrix->keys[last])] = (uint32_t)(row + 1);
-        matrix->keys[row] = matrix->keys[last];
-        memcpy(matrix->rows + row * matrix->dim, matrix->rows + last * matrix->dim,
-               matrix->dim * sizeof *matrix->rows);
-    }
     matrix->n--;
+    if (matrix->stable) {
+        matrix->keys[row] = 0;
+        return;
+    }
+    if (row != last) {
+        matrix->slots[find_slot(matrix, matrix->keys[last])] = row + 1;
+        move_row(matrix, last, row);
+    }
+    matrix->n_rows--;
 }
 
-const float *matrix_row(const struct matrix *matrix, int64_t key)
+uint32_t matrix_find(const struct matrix *matrix, int64_t key)
 {
     if (!matrix->n)
-        return NULL;
-    uint32_t row = matrix->slots[find_slot(matrix, key)];
-    return row ? matrix->rows + (row - 1) * matrix->dim : NULL;
+        return UINT32_MAX;
+    uint32_t slot = matrix->slots[find_slot(matrix, key)];
+    return slot ? slot - 1 : UINT32_MAX;
 }
 
-/* ---- search
- * --------------------------------------------------------------------------------------- */
-
-/* Independent partial sums let the compiler use whole vectors without -ffast-math. */
-static float dot(const float *a, const float *b, size_t n)
+void matrix_compact(struct matrix *matrix, uint32_t *new_rows)
 {
-    enum { LANES = 16 };
-    float sums[LANES] = {0};
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++)
-            sums[j] += a[i + j] * b[i + j];
-    float total = 0;
-    for (; i < n; i++)
-        total += a[i] * b[i];
-    for (size_t j = 0; j < LANES; j++)
-        total += sums[j];
-    return total;
-}
-
-static bool better(const struct matrix *matrix, struct hit a, struct hit b)
-{
-    if (a.score != b.score)
-        return a.score > b.score;
-    return matrix->keys[a.row] < matrix->keys[b.row];
-}
-
-/* heap[0] is the worst of the k kept. */
-static void sink(const struct matrix *matrix, struct hit *heap, size_t k, size_t i)
-{
-    for (;;) {
-        size_t worst = i, left = 2 * i + 1, right = left + 1;
-        if (left < k && better(matrix, heap[worst], heap[left]))
-            worst = left;
-        if (right < k && better(matrix, heap[worst], heap[right]))
-            worst = right;
-        if (worst == i)
-            return;
-        struct hit swap = heap[i];
-        heap[i] = heap[worst];
-        heap[worst] = swap;
-        i = worst;
-    }
-}
-
-size_t matrix_search(const struct matrix *matrix, const float *query, size_t k, struct hit *hits)
-{
-    size_t n = matrix->n;
-    if (k > n)
-        k = n;
-    for (size_t i = 0; i < n; i++)
-        hits[i] =
-            (struct hit){dot(matrix->rows + i * matrix->dim, query, matrix->dim), (uint32_t)i};
-    if (!k)
-        return 0;
-    for (size_t i = k / 2; i-- > 0;)
-        sink(matrix, hits, k, i);
-    for (size_t i = k; i < n; i++)
-        if (better(matrix, hits[i], hits[0])) {
-            struct hit swap = hits[0];
-            hits[0] = hits[i];
-            hits[i] = swap;
-            sink(matrix, hits, k, 0);
+    uint32_t n = 0;
+    for (uint32_t row = 0; row < matrix->n_rows; row++) {
+        if (!matrix->keys[row]) {
+            new_rows[row] = UINT32_MAX;
+            continue;
         }
-    for (size_t end = k; end > 1; end--) { /* heap sort: the worst goes to the end */
-        struct hit swap = hits[0];
-        hits[0] = hits[end - 1];
-        hits[end - 1] = swap;
-        sink(matrix, hits, end - 1, 0);
+        if (row != n) {
+            matrix->slots[find_slot(matrix, matrix->keys[row])] = n + 1;
+            move_row(matrix, row, n);
+        }
+        new_rows[row] = n++;
     }
-    return k;
+    matrix->n_rows = n;
+    while (matrix->n_chunks && (matrix->n_chunks - 1) << matrix->chunk_shift >= n)
+        free(matrix->chunks[--matrix->n_chunks]);
 }

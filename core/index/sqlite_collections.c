@@ -31,7 +31,7 @@ static struct shelf *shelf_new(int64_t key, struct collection *info, struct erro
     shelf->key = key;
     shelf->info = *info;
     sqlite_init_lock(&shelf->lock);
-    matrix_init(&shelf->matrix, shelf->info.dim);
+    matrix_init(&shelf->matrix, shelf->info.dim, shelf->info.precision);
     return shelf;
 }
 

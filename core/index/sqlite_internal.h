@@ -49,6 +49,8 @@
     S(FIND,        "SELECT key, id, metadata FROM items WHERE collection = ?1 AND id = ?2")        \
     S(BY_KEY,      "SELECT key, id, metadata FROM items WHERE key = ?1")                           \
     S(SCAN,        "SELECT key, id, metadata FROM items WHERE collection = ?1 AND id > ?2 ORDER BY id LIMIT ?3") \
+    /* + keeps it from the index: in the order of keys */                                          \
+    S(METADATA,    "SELECT key, metadata FROM items WHERE key > ?1 AND +collection = ?2 ORDER BY key LIMIT ?3") \
     S(VECTOR,      "SELECT key, vector FROM vectors WHERE key = ?1")                               \
     S(PICTURE,     "SELECT bytes FROM pictures WHERE key = ?1")                                    \
     S(PUT,         "INSERT INTO items(collection, id, metadata) VALUES(?1, ?2, ?3)")               \

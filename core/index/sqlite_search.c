@@ -1,148 +1,297 @@
 /*
  * sqlite_search.c: searching the embedded store. See sqlite_internal.h.
  *
- * Hits are found in the matrix and then read from the database, without a lock in between: one that
- * was removed or replaced meanwhile is missing there, and the search is done again.
+ *   rank      the matrix gives each query's candidates: keys and scores      (shelf's lock)
+ *   take      the database gives their items: exact scores where the matrix is not f32, metadata
+ *             for the filter                                                 (db_mutex)
+ *   widen     a filter that left a query short: which of all items does it want? Then rank and take
+ *             those alone
+ *
+ * There is no lock from rank to take: a candidate that was removed or replaced in between is
+ * missing from the database, and the search begins again, a few times.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/size.h"
 #include "core/index/sqlite_internal.h"
 
-/* Of one query, best first. */
-struct ranking {
-    struct hit *hits; /* [n_hits]; the first n_ordered are in order */
-    int64_t *keys;    /* [n_ordered] */
-    size_t n_hits, n_ordered;
+enum { ATTEMPTS = 4, SLICE_ROWS = 4096 };
+
+struct candidate {
+    int64_t key;
+    float score;
 };
 
-static void ranking_release(struct ranking *ranking)
+/* What rank() found, for all queries. */
+struct ranked {
+    struct candidate *list; /* [n_queries, ask] */
+    size_t *n;              /* [n_queries] */
+    size_t ask;
+    bool is_all; /* there were no others to find */
+    int64_t collection;
+    bool is_exact; /* the scores are those of the kept vectors */
+};
+
+static void ranked_release(struct ranked *ranked)
 {
-    free(ranking->hits);
-    free(ranking->keys);
-    *ranking = (struct ranking){0};
+    free(ranked->list);
+    free(ranked->n);
+    *ranked = (struct ranked){0};
 }
 
-/* The best `ask` rows of the collection. */
-static enum status rank(struct sqlite_store *store, const char *collection, const float *query,
-                        size_t ask, struct ranking *out, struct error *err)
+/* ---- rank ---------------------------------------------------------------------------------------
+ */
+
+/* A bit for each row of the keys. */
+static uint64_t *rows_of_keys(const struct matrix *matrix, const int64_t *keys, size_t n)
 {
-    struct ranking ranking = {0};
-    enum status status = STATUS_OK;
+    uint64_t *bits = calloc(matrix->n_rows / 64 + 1, sizeof *bits);
+    for (size_t i = 0; bits && i < n; i++) {
+        uint32_t row = matrix_find(matrix, keys[i]);
+        if (row != UINT32_MAX)
+            bits[row / 64] |= (uint64_t)1 << row % 64;
+    }
+    return bits;
+}
+
+/* Shelf's lock held. */
+static enum status rank_shelf(struct sqlite_store *store, struct shelf *shelf,
+                              const struct search *search, const int64_t *keys, size_t n_keys,
+                              struct ranked *ranked, struct error *err)
+{
+    const struct matrix *matrix = &shelf->matrix;
+    ranked->collection = shelf->key;
+    ranked->is_exact = matrix->form == DOT_F32;
+    if (!ranked->is_exact) /* the order of the smaller forms is not quite right */
+        ranked->ask = ranked->ask * 3 + 32;
+    ranked->is_all = ranked->ask >= matrix->n;
+    if (ranked->is_all)
+        ranked->ask = matrix->n;
+    struct hit *hits = alloc_array(search->n_queries * ranked->ask, sizeof *hits);
+    uint64_t *wanted = keys ? rows_of_keys(matrix, keys, n_keys) : NULL;
+    ranked->list = alloc_array(search->n_queries * ranked->ask, sizeof *ranked->list);
+    ranked->n = calloc(search->n_queries, sizeof *ranked->n);
+    bool fine = hits && ranked->list && ranked->n && (wanted || !keys) &&
+                matrix_search(matrix, store->pool, search->vectors, search->n_queries, ranked->ask,
+                              wanted, hits, ranked->n);
+    for (size_t q = 0; fine && q < search->n_queries; q++)
+        for (size_t i = q * ranked->ask; i < q * ranked->ask + ranked->n[q]; i++)
+            ranked->list[i] = (struct candidate){matrix->keys[hits[i].row], hits[i].score};
+    free(hits);
+    free(wanted);
+    return fine ? STATUS_OK : error_no_memory(err, "a search");
+}
+
+/* The best `ask` items for each query, of those with a key in keys (NULL = of all). */
+static enum status rank(struct sqlite_store *store, const char *collection,
+                        const struct search *search, size_t ask, const int64_t *keys, size_t n_keys,
+                        struct ranked *out, struct error *err)
+{
+    struct ranked ranked = {.ask = ask};
     pthread_rwlock_rdlock(&store->lock);
     struct shelf *shelf = sqlite_find_shelf(store, collection, err);
+    enum status status = shelf ? STATUS_OK : err->status;
     if (shelf) {
         pthread_rwlock_rdlock(&shelf->lock);
-        ranking.n_hits = shelf->matrix.n;
-        if (ask > ranking.n_hits)
-            ask = ranking.n_hits;
-        ranking.hits = alloc_array(ranking.n_hits, sizeof *ranking.hits);
-        ranking.keys = alloc_array(ask, sizeof *ranking.keys);
-        if (ranking.hits && ranking.keys) {
-            ranking.n_ordered = matrix_search(&shelf->matrix, query, ask, ranking.hits);
-            for (size_t i = 0; i < ranking.n_ordered; i++)
-                ranking.keys[i] = shelf->matrix.keys[ranking.hits[i].row];
-        } else {
-            status = error_no_memory(err, "a search");
-        }
+        status = rank_shelf(store, shelf, search, keys, n_keys, &ranked, err);
         pthread_rwlock_unlock(&shelf->lock);
-    } else {
-        status = err->status;
     }
     pthread_rwlock_unlock(&store->lock);
     if (status)
-        ranking_release(&ranking);
+        ranked_release(&ranked);
     else
-        *out = ranking;
+        *out = ranked;
     return status;
 }
 
-/* Reads the item of a hit. *fits = false where the filter does not want it; *gone: no longer there.
- * db_mutex held. */
-static enum status read_hit(struct sqlite_store *store, int64_t key, const json_t *filter,
-                            struct stored_item *out, bool *fits, bool *gone, struct error *err)
+/* ---- take ---------------------------------------------------------------------------------------
+ */
+
+static int by_score(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->score != y->score)
+        return (x->score < y->score) - (x->score > y->score);
+    return (x->key > y->key) - (x->key < y->key);
+}
+
+/* The candidates' scores by the kept vectors. db_mutex held. */
+static enum status rescore(struct sqlite_store *store, const float *query, size_t dim,
+                           struct candidate *list, size_t n, struct error *err)
+{
+    sqlite3_stmt *statement = store->statements[SQL_VECTOR];
+    for (size_t i = 0; i < n; i++) {
+        sqlite3_bind_int64(statement, 1, list[i].key);
+        int rc = sqlite3_step(statement);
+        if (rc == SQLITE_ROW && (size_t)sqlite3_column_bytes(statement, 1) == dim * sizeof(float))
+            dot_rows(DOT_F32, sqlite3_column_blob(statement, 1), NULL, 1, dim, query,
+                     &list[i].score);
+        else if (rc != SQLITE_DONE) /* gone: take() will see */
+            sqlite_error(store, "reading a vector", err);
+        sqlite3_reset(statement);
+        if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+            return err->status;
+    }
+    qsort(list, n, sizeof *list, by_score);
+    return STATUS_OK;
+}
+
+static bool wants(const json_t *filter, const char *metadata)
+{
+    if (!filter)
+        return true;
+    json_t *object = json_loads(metadata, 0, NULL);
+    bool fits = filter_matches(filter, object);
+    json_decref(object);
+    return fits;
+}
+
+/* One query's candidates into items, until top_k. *gone: one was no longer there. db_mutex held. */
+static enum status take_query(struct sqlite_store *store, const struct search *search,
+                              const json_t *filter, const struct candidate *list, size_t n,
+                              struct found *out, bool *gone, struct error *err)
 {
     sqlite3_stmt *statement = store->statements[SQL_BY_KEY];
-    sqlite3_bind_int64(statement, 1, key);
+    size_t room = n < search->top_k ? n : search->top_k;
+    struct found found = {.items = alloc_array(room, sizeof *found.items)};
+    if (!found.items)
+        return error_no_memory(err, "a search");
     enum status status = STATUS_OK;
-    int rc = sqlite3_step(statement);
-    *gone = rc == SQLITE_DONE;
-    *fits = rc == SQLITE_ROW;
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
-        status = sqlite_error(store, "reading a search result", err);
-    if (*fits && filter) {
-        json_t *metadata = json_loads((const char *)sqlite3_column_text(statement, 2), 0, NULL);
-        *fits = filter_matches(filter, metadata);
-        json_decref(metadata);
+    for (size_t i = 0; i < n && found.n < room && !status; i++) {
+        if (list[i].score < search->min_score)
+            break;
+        sqlite3_bind_int64(statement, 1, list[i].key);
+        int rc = sqlite3_step(statement);
+        if (rc == SQLITE_DONE)
+            *gone = true;
+        else if (rc != SQLITE_ROW)
+            status = sqlite_error(store, "reading a search result", err);
+        else if (wants(filter, (const char *)sqlite3_column_text(statement, 2))) {
+            status = sqlite_copy_row(store, NULL, statement, false, &found.items[found.n], err);
+            if (!status)
+                found.items[found.n++].score = list[i].score;
+        }
+        sqlite3_reset(statement);
     }
-    if (!status && *fits)
-        status = sqlite_copy_row(store, NULL, statement, false, out, err);
-    sqlite3_reset(statement);
+    if (status)
+        found_release(&found);
+    else
+        *out = found;
     return status;
 }
 
-static enum status search_one(struct sqlite_store *store, const char *collection,
-                              const float *query, const struct search *search, const json_t *filter,
-                              struct found *out, struct error *err)
+/* *is_short: a query has fewer than top_k though there may be others for it. */
+static enum status take(struct sqlite_store *store, const struct search *search,
+                        const json_t *filter, struct ranked *ranked, struct found *out, bool *gone,
+                        bool *is_short, struct error *err)
 {
-    struct stored_item *items = alloc_array(search->top_k, sizeof *items);
-    if (!items)
-        return error_no_memory(err, "a search");
-    struct ranking ranking = {0};
     enum status status = STATUS_OK;
-    size_t done = 0, seen = 0, ask = search->top_k;
-    bool over = false;
-    /* With a filter the order of further hits may be needed: ask for more, four times as many each
-     * time. */
-    while (!status && !over) {
-        ranking_release(&ranking);
-        status = rank(store, collection, query, ask, &ranking, err);
-        if (status)
-            break;
-        over = ranking.n_ordered == ranking.n_hits;
-        bool gone = false;
-        pthread_mutex_lock(&store->db_mutex);
-        for (; !status && !gone && done < search->top_k && seen < ranking.n_ordered; seen++) {
-            bool fits;
-            float score = ranking.hits[seen].score;
-            if (score < search->min_score) {
-                over = true;
-                break;
-            }
-            status = read_hit(store, ranking.keys[seen], filter, &items[done], &fits, &gone, err);
-            if (!status && fits)
-                items[done++].score = score;
-        }
-        pthread_mutex_unlock(&store->db_mutex);
-        if (gone) { /* begin again */
-            while (done) {
-                done--;
-                free(items[done].id);
-                free(items[done].metadata);
-            }
-            seen = 0;
-            over = false;
-        } else {
-            over = over || done == search->top_k;
-            ask *= 4;
-        }
+    *gone = *is_short = false;
+    pthread_mutex_lock(&store->db_mutex);
+    for (size_t q = 0; q < search->n_queries && !status; q++) {
+        struct candidate *list = ranked->list + q * ranked->ask;
+        size_t n = ranked->n[q];
+        found_release(&out[q]);
+        if (!ranked->is_exact)
+            status = rescore(store, search->vectors + q * search->dim, search->dim, list, n, err);
+        if (!status)
+            status = take_query(store, search, filter, list, n, &out[q], gone, err);
+        if (!status && !ranked->is_all && out[q].n < search->top_k &&
+            !(n && list[n - 1].score < search->min_score))
+            *is_short = true;
     }
-    ranking_release(&ranking);
-    if (status) {
-        stored_items_free(items, done);
-        return status;
+    pthread_mutex_unlock(&store->db_mutex);
+    return status;
+}
+
+/* ---- widen --------------------------------------------------------------------------------------
+ */
+
+struct keys {
+    int64_t *list;
+    size_t n, capacity;
+};
+
+static enum status add_key(struct keys *keys, int64_t key, struct error *err)
+{
+    if (keys->n == keys->capacity) {
+        size_t capacity = keys->capacity * 2 + 1024;
+        int64_t *list = realloc_array(keys->list, capacity, sizeof *list);
+        if (!list)
+            return error_no_memory(err, "a search");
+        keys->list = list;
+        keys->capacity = capacity;
     }
-    *out = (struct found){items, done};
+    keys->list[keys->n++] = key;
     return STATUS_OK;
+}
+
+/* The keys of all of the collection's items that the filter wants, a slice of them at a time, so
+ * that changes need not wait for the whole. */
+static enum status wanted_keys(struct sqlite_store *store, int64_t collection, const json_t *filter,
+                               struct keys *keys, struct error *err)
+{
+    sqlite3_stmt *statement = store->statements[SQL_METADATA];
+    bool wants_empty = wants(filter, "{}");
+    int64_t after = 0;
+    enum status status = STATUS_OK;
+    size_t n = SLICE_ROWS;
+    while (!status && n == SLICE_ROWS) {
+        int rc = SQLITE_DONE;
+        pthread_mutex_lock(&store->db_mutex);
+        sqlite3_bind_int64(statement, 1, after);
+        sqlite3_bind_int64(statement, 2, collection);
+        sqlite3_bind_int64(statement, 3, SLICE_ROWS);
+        for (n = 0; !status && (rc = sqlite3_step(statement)) == SQLITE_ROW; n++) {
+            const char *metadata = (const char *)sqlite3_column_text(statement, 1);
+            after = sqlite3_column_int64(statement, 0);
+            if (!strcmp(metadata, "{}") ? wants_empty : wants(filter, metadata))
+                status = add_key(keys, after, err);
+        }
+        if (!status && rc != SQLITE_DONE)
+            status = sqlite_error(store, "reading metadata", err);
+        sqlite3_reset(statement);
+        pthread_mutex_unlock(&store->db_mutex);
+    }
+    return status;
+}
+
+static enum status widen(struct sqlite_store *store, const char *collection,
+                         const struct search *search, const json_t *filter, struct ranked *ranked,
+                         struct found *out, bool *gone, struct error *err)
+{
+    struct keys keys = {.list = malloc(sizeof *keys.list)}; /* not NULL, also when none is wanted */
+    enum status status = keys.list ? wanted_keys(store, ranked->collection, filter, &keys, err)
+                                   : error_no_memory(err, "a search");
+    ranked_release(ranked);
+    bool is_short;
+    if (!status)
+        status = rank(store, collection, search, search->top_k, keys.list, keys.n, ranked, err);
+    if (!status)
+        status = take(store, search, filter, ranked, out, gone, &is_short, err);
+    free(keys.list);
+    return status;
 }
 
 enum status sqlite_search(void *state, const char *collection, const struct search *search,
                           const json_t *filter, struct found *out, struct error *err)
 {
+    struct sqlite_store *store = state;
     enum status status = STATUS_OK;
-    for (size_t i = 0; i < search->n_queries && !status; i++)
-        status = search_one(state, collection, search->vectors + i * search->dim, search, filter,
-                            &out[i], err);
+    bool gone = true;
+    for (int attempt = 0; attempt < ATTEMPTS && gone && !status; attempt++) {
+        struct ranked ranked = {0};
+        bool is_short = false;
+        /* With a filter, some more at once than it may let through. */
+        size_t ask = filter ? search->top_k * 4 + 64 : search->top_k;
+        status = rank(store, collection, search, ask, NULL, 0, &ranked, err);
+        if (!status)
+            status = take(store, search, filter, &ranked, out, &gone, &is_short, err);
+        if (!status && !gone && filter && is_short)
+            status = widen(store, collection, search, filter, &ranked, out, &gone, err);
+        ranked_release(&ranked);
+    }
     return status;
 }

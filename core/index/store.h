@@ -50,6 +50,7 @@ struct collection {
     enum precision precision;
     bool keeps_pictures; /* false: store_put drops its items' blobs */
     size_t count;
+    size_t indexed; /* of count: how many a graph covers; the rest is searched exactly */
     int64_t created_unix_s;
 };
 void collection_release(struct collection *collection);
@@ -118,6 +119,7 @@ struct search {
     size_t top_k;
     float min_score; /* -INFINITY = none */
     const char *filter;
+    bool exact; /* look at every vector, whatever graph there is */
 };
 struct found { /* by one query */
     struct stored_item *items;

@@ -22,5 +22,7 @@ void KERNEL(softmax_row)(float *x, size_t n);
 void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y);
 void KERNEL(rms_norm_row)(const struct norm *norm, const float *x, float *y);
 void KERNEL(dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst);
+void KERNEL(dot_rows)(enum dot_form form, const void *rows, const float *scales, size_t n,
+                      size_t dim, const float *query, float *scores);
 
 #endif

@@ -21,6 +21,8 @@
     void layer_norm_row_##isa(const struct norm *, const float *, float *);                        \
     void rms_norm_row_##isa(const struct norm *, const float *, float *);                          \
     void dtype_to_f32_##isa(const void *, enum dtype, size_t, float *);                            \
+    void dot_rows_##isa(enum dot_form, const void *, const float *, size_t, size_t, const float *, \
+                        float *);                                                                  \
     static const struct kernels kernels_##isa = {                                                  \
         .name = #isa,                                                                              \
         .lanes = n_lanes,                                                                          \
@@ -33,6 +35,7 @@
         .layer_norm_row = layer_norm_row_##isa,                                                    \
         .rms_norm_row = rms_norm_row_##isa,                                                        \
         .dtype_to_f32 = dtype_to_f32_##isa,                                                        \
+        .dot_rows = dot_rows_##isa,                                                                \
     };
 
 #if defined(__x86_64__)

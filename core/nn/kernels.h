@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "core/nn/dots.h"
 #include "core/nn/nn_internal.h"
 
 /* Where the rows of a convolution come from: pictures [height, width, channels]. */
@@ -65,12 +66,15 @@ struct kernels {
     void (*layer_norm_row)(const struct norm *norm, const float *x, float *y);
     void (*rms_norm_row)(const struct norm *norm, const float *x, float *y);
     void (*dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst);
+    void (*dot_rows)(enum dot_form form, const void *rows, const float *scales, size_t n,
+                     size_t dim, const float *query, float *scores);
 };
 
 const struct kernels *kernels(void);
 
 /* Cuts a job (linear to y filled in) into blocks and runs them; false when one had no memory. */
 bool linear_run(struct pool *pool, struct linear_job *job);
+uint64_t linear_next_id(void); /* for a job's id; never 0 */
 
 /* Scratch of the calling thread, for one kernel call: SCRATCH_FLOATS floats, 64-byte aligned, NULL
  * when there is no memory for it. `*key` is the id that the last user left there. */

@@ -136,13 +136,18 @@ static void linear_task(void *context, size_t i)
         atomic_store_explicit(&job->failed, true, memory_order_relaxed);
 }
 
-bool linear_run(struct pool *pool, struct linear_job *job)
+uint64_t linear_next_id(void)
 {
     static _Atomic uint64_t last_id;
+    return atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
+}
+
+bool linear_run(struct pool *pool, struct linear_job *job)
+{
     size_t n_rows = job->n_rows, n_out = job->linear->n_out;
     if (n_rows == 0 || n_out == 0)
         return true;
-    job->id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
+    job->id = linear_next_id();
     job->block_out = BLOCK_OUT;
     size_t lanes = kernels()->lanes, rows_max = block_rows_max(job->linear->n_in);
     if (engine_uses_blas() && !job->conv) {

@@ -20,6 +20,10 @@ START_TEST(collections_keep_embed_search_and_rerank)
     reply = ask_json("PUT", "/v1/collections/my%20pets", "{\"dimensions\": 3}");
     ck_assert_int_eq(reply.status, 409);
     reply_free(&reply);
+    reply = ask_json("PUT", "/v1/collections/my%20pets", "{\"precision\": \"f64\"}");
+    ck_assert_int_eq(reply.status, 400);
+    ck_assert_str_eq(string_at(json_object_get(reply.json, "error"), "param"), "precision");
+    reply_free(&reply);
 
     reply = want(post("/v1/collections/my%20pets/items",
                       "{\"items\": [{\"id\": \"photo\", \"image\": \"@photo_97x61.jpg\", "
@@ -90,6 +94,30 @@ START_TEST(collections_keep_embed_search_and_rerank)
               2);
     reply_free(&reply);
     reply = want(ask("DELETE", "/v1/collections/my%20pets", "", NULL, NULL, 0));
+    reply_free(&reply);
+}
+END_TEST
+
+START_TEST(collections_have_settings)
+{
+    struct reply reply =
+        ask_json("PUT", "/v1/collections/small",
+                 "{\"precision\": \"int8\", \"thumbnail\": false, \"metric\": \"dot\"}");
+    ck_assert_int_eq(reply.status, 201);
+    ck_assert_str_eq(string_at(reply.json, "precision"), "int8");
+    ck_assert(json_is_false(json_object_get(reply.json, "thumbnail")));
+    reply_free(&reply);
+    reply = want(post("/v1/collections/small/items",
+                      "{\"items\": [{\"id\": \"p\", \"image\": \"@photo_97x61.jpg\"}]}"));
+    reply_free(&reply);
+    reply = ask("GET", "/v1/collections/small/items/p/image", "", NULL, NULL, 0);
+    ck_assert_int_eq(reply.status, 404);
+    reply_free(&reply);
+    reply = want(post("/v1/collections/small/search", "{\"image\": \"@photo_97x61.jpg\"}"));
+    const json_t *first = json_array_get(json_object_get(reply.json, "results"), 0);
+    ck_assert(fabs(number_at(first, "score") - 1) < 1e-4);
+    reply_free(&reply);
+    reply = want(ask("DELETE", "/v1/collections/small", "", NULL, NULL, 0));
     reply_free(&reply);
 }
 END_TEST
@@ -174,6 +202,7 @@ END_TEST
 static void add_tests(TCase *tcase)
 {
     tcase_add_test(tcase, collections_keep_embed_search_and_rerank);
+    tcase_add_test(tcase, collections_have_settings);
     tcase_add_test(tcase, collections_refuse_what_does_not_fit);
 }
 

@@ -140,6 +140,55 @@ START_TEST(search_is_exact_and_filters_fill_top_k)
 }
 END_TEST
 
+/* Smaller forms only choose candidates: results and scores are those of the kept vectors. */
+START_TEST(every_precision_finds_the_same)
+{
+    enum { N = 3000, DIM = 40, QUERIES = 5, K = 10 };
+    struct store *store = store_open(&(struct store_options){.uri = "memory:"}, &err);
+    static float vectors[N][DIM], queries[QUERIES][DIM];
+    static char ids[N][16];
+    static struct item items[N];
+    srand(4);
+    for (int i = 0; i < N; i++) {
+        for (int d = 0; d < DIM; d++)
+            vectors[i][d] = (float)rand() / (float)RAND_MAX - 0.5f;
+        snprintf(ids[i], sizeof ids[i], "%d", i);
+        items[i] = (struct item){.id = ids[i], .vector = vectors[i]};
+    }
+    for (int q = 0; q < QUERIES; q++)
+        for (int d = 0; d < DIM; d++)
+            queries[q][d] = (float)rand() / (float)RAND_MAX - 0.5f;
+    struct found found[N_PRECISIONS][QUERIES];
+    for (enum precision p = 0; p < N_PRECISIONS; p++) {
+        size_t added, updated;
+        bool created;
+        struct collection settings = {.name = (char *)precision_name(p),
+                                      .space = "external",
+                                      .model = "",
+                                      .dim = DIM,
+                                      .precision = p};
+        ck_assert_int_eq(store_create(store, &settings, &created, &err), STATUS_OK);
+        ck_assert_int_eq(store_put(store, settings.name, items, N, &added, &updated, &err),
+                         STATUS_OK);
+        struct search search = {
+            .vectors = queries[0], .n_queries = QUERIES, .dim = DIM, .top_k = K, .min_score = -1};
+        ck_assert_int_eq(store_search(store, settings.name, &search, found[p], &err), STATUS_OK);
+        for (int q = 0; q < QUERIES; q++) {
+            ck_assert_uint_eq(found[p][q].n, K);
+            for (int i = 0; i < K; i++) {
+                ck_assert_str_eq(found[p][q].items[i].id, found[0][q].items[i].id);
+                ck_assert_float_eq_tol(found[p][q].items[i].score, found[0][q].items[i].score,
+                                       1e-6f);
+            }
+        }
+    }
+    for (enum precision p = 0; p < N_PRECISIONS; p++)
+        for (int q = 0; q < QUERIES; q++)
+            found_release(&found[p][q]);
+    store_close(store);
+}
+END_TEST
+
 START_TEST(what_does_not_fit_is_refused_by_name)
 {
     struct store *store = open_with("c", 3);
@@ -335,12 +384,12 @@ START_TEST(matrix_stays_right_under_random_changes)
 {
     enum { KEYS = 300 };
     struct matrix matrix;
-    float model[KEYS] = {0};
-    bool there[KEYS] = {false};
-    matrix_init(&matrix, 1);
+    float model[KEYS + 1] = {0};
+    bool there[KEYS + 1] = {false};
+    matrix_init(&matrix, 1, PRECISION_F32);
     srand(2);
     for (int step = 0; step < 20000; step++) {
-        int key = rand() % KEYS;
+        int key = 1 + rand() % KEYS;
         if (rand() % 3) {
             model[key] = (float)rand();
             there[key] = true;
@@ -352,11 +401,11 @@ START_TEST(matrix_stays_right_under_random_changes)
         }
     }
     size_t n = 0;
-    for (int key = 0; key < KEYS; key++) {
-        const float *row = matrix_row(&matrix, key);
-        ck_assert_int_eq(row != NULL, there[key]);
-        if (row)
-            ck_assert_float_eq(*row, model[key]);
+    for (int key = 1; key <= KEYS; key++) {
+        uint32_t row = matrix_find(&matrix, key);
+        ck_assert_int_eq(row != UINT32_MAX, there[key]);
+        if (there[key])
+            ck_assert_float_eq(*(const float *)matrix_row(&matrix, row), model[key]);
         n += there[key];
     }
     ck_assert_uint_eq(matrix.n, n);
@@ -368,6 +417,7 @@ static void add_shared(TCase *tcase)
 {
     tcase_add_test(tcase, items_survive_a_reopening);
     tcase_add_test(tcase, search_is_exact_and_filters_fill_top_k);
+    tcase_add_test(tcase, every_precision_finds_the_same);
     tcase_add_test(tcase, what_does_not_fit_is_refused_by_name);
     tcase_add_test(tcase, collections_without_pictures_drop_them);
     tcase_add_test(tcase, acknowledged_items_survive_kill);
