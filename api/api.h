@@ -77,7 +77,8 @@ struct http_request {
     const char *request_id;
     uint64_t received_ns;      /* CLOCK_MONOTONIC, when the headers were there */
     unsigned timeout_ms;       /* from the X-Request-Timeout-Ms header; 0 = none */
-    const char *if_none_match; /* the header; NULL when none */
+    const char *if_none_match; /* the headers; NULL when none */
+    const char *accept;
 };
 
 /* wake(context) is called from any thread, once for each call_step() that returned false. More than

@@ -1,14 +1,19 @@
 /*
  * embeddings.c: POST /v1/embeddings: OpenAI's request and reply, for texts and pictures. Each input
  * stands alone: where one fails, its entry has an error and the others are answered; a request with
- * one input fails as a whole.
+ * one input fails as a whole. With `Accept: application/octet-stream` the reply is the vectors
+ * themselves, one after another, and headers say what they are; it has no place for an input's
+ * error, so the first one fails the request.
  */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "api/base64.h"
 #include "api/embed.h"
+#include "api/multipart.h"
 
 static const struct field fields[] = {
     {"input", FIELD_ANY, .help = "a text, a list of texts, or a list of {\"text\"} / {\"image\"}",
@@ -19,8 +24,12 @@ static const struct field fields[] = {
                "'properties': {'image': {'$ref': '#/components/schemas/Picture'}}, "
                "'required': ['image'], 'additionalProperties': false}]}}, {'type': 'null'}]"},
     {"image", FIELD_IMAGES, .help = "pictures, for bodies that carry them as files"},
-    {"encoding_format", FIELD_STRING, .help = "float or base64 (little-endian f32)",
+    {"encoding_format", FIELD_STRING,
+     .help = "float, or base64 of little-endian numbers. With Accept: application/octet-stream the "
+             "reply is these bytes themselves, and X-Embedding-Shape their [inputs, dimensions]",
      .schema = "'enum': ['float', 'base64', null]"},
+    {"dtype", FIELD_STRING, .schema = "'enum': ['f32', 'f16', null]",
+     .help = "of the numbers in base64 and octet-stream: f32 or f16"},
     {"dimensions", FIELD_INTEGER, .min = 1, .max = 65536,
      .help = "cut the vectors to this length and normalise them again"},
     {NULL},
@@ -45,7 +54,7 @@ struct state {
     size_t n;
     struct embed_item *items;
     size_t dimensions;
-    bool is_base64;
+    bool is_base64, is_bytes, is_half;
 };
 
 static enum status read_item(const json_t *value, const char *param, struct embed_item *out,
@@ -106,6 +115,44 @@ static enum status read_inputs(struct call *call, struct state *state, struct er
     return status;
 }
 
+/* Whether an Accept header names a type (with a weight above 0). */
+static bool accepts(const char *accept, const char *type)
+{
+    while (accept && *accept) {
+        accept += strspn(accept, " \t,");
+        size_t size = strcspn(accept, ","), name = strcspn(accept, " \t;,");
+        char weight[16];
+        if (name == strlen(type) && !strncasecmp(accept, type, name))
+            return !header_parameter(accept, size, "q", weight, sizeof weight) ||
+                   strtod(weight, NULL) > 0;
+        accept += size;
+    }
+    return false;
+}
+
+/* Which of the forms of a reply is wanted. */
+static enum status read_form(struct call *call, struct state *state, struct error *err)
+{
+    const char *format = form_string(&call->form, "encoding_format", "float").data;
+    const char *dtype = form_string(&call->form, "dtype", "f32").data;
+    const char *accept = call->request.accept;
+    state->is_bytes =
+        accepts(accept, "application/octet-stream") && !accepts(accept, "application/json");
+    state->is_base64 = !strcmp(format, "base64");
+    state->is_half = !strcmp(dtype, "f16");
+    if (!state->is_base64 && strcmp(format, "float"))
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "encoding_format",
+                               "'encoding_format' must be float or base64, not '%.64s'", format);
+    if (!state->is_half && strcmp(dtype, "f32"))
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "dtype",
+                               "'dtype' must be f32 or f16, not '%.64s'", dtype);
+    if (state->is_half && !state->is_base64 && !state->is_bytes)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "dtype",
+                               "'dtype' is for encoding_format base64 and for Accept: "
+                               "application/octet-stream; numbers in JSON have none");
+    return STATUS_OK;
+}
+
 static enum status finish(struct call *call, struct error *err);
 
 static enum status begin(struct call *call, struct error *err)
@@ -114,11 +161,9 @@ static enum status begin(struct call *call, struct error *err)
     if (!state)
         return error_no_memory(err, "the request");
     call->state = state;
-    const char *format = form_string(&call->form, "encoding_format", "float").data;
-    state->is_base64 = !strcmp(format, "base64");
-    if (!state->is_base64 && strcmp(format, "float"))
-        return error_set_param(err, STATUS_OUT_OF_RANGE, "encoding_format",
-                               "'encoding_format' must be float or base64, not '%.64s'", format);
+    enum status status = read_form(call, state, err);
+    if (status)
+        return status;
     size_t dim = call->model->traits.embed_dim;
     state->dimensions = (size_t)form_integer(&call->form, "dimensions", (long long)dim);
     if (state->dimensions > dim)
@@ -126,7 +171,7 @@ static enum status begin(struct call *call, struct error *err)
                                "'dimensions' is %zu; model '%.64s' has %zu", state->dimensions,
                                call->model->name, dim);
     bool submitted;
-    enum status status = read_inputs(call, state, err);
+    status = read_inputs(call, state, err);
     if (!status)
         status = embed_submit(call, state->items, state->n, "input", &submitted, err);
     if (!status && !submitted)
@@ -153,13 +198,33 @@ static const float *cut(struct call *call, const float *vector, size_t n, struct
     return out;
 }
 
+/* The numbers as they go over the wire, and how many bytes that is; NULL: out of memory. */
+static const void *wire_bytes(struct call *call, const float *vector, size_t n, size_t *size,
+                              struct error *err)
+{
+    const struct state *state = call->state;
+    *size = n * (state->is_half ? sizeof(_Float16) : sizeof *vector);
+    if (!state->is_half)
+        return vector;
+    _Float16 *out = arena_array(&call->arena, n, sizeof *out);
+    for (size_t i = 0; i < n && out; i++)
+        out[i] = (_Float16)vector[i];
+    if (!out)
+        error_no_memory(err, "an embedding");
+    return out;
+}
+
 static enum status put_base64(struct call *call, const float *vector, size_t n, struct error *err)
 {
-    size_t size = base64_encoded_size(n * sizeof *vector);
+    size_t n_bytes;
+    const void *bytes = wire_bytes(call, vector, n, &n_bytes, err);
+    if (!bytes)
+        return err->status;
+    size_t size = base64_encoded_size(n_bytes);
     char *text = arena_alloc(&call->arena, size);
     if (!text)
         return error_no_memory(err, "an embedding");
-    base64_encode(vector, n * sizeof *vector, text);
+    base64_encode(bytes, n_bytes, text);
     json_put_text(&call->out, "embedding", text, size);
     return STATUS_OK;
 }
@@ -195,10 +260,49 @@ static enum status put_item(struct call *call, size_t index, struct error *err)
     return STATUS_OK;
 }
 
+static enum status reply_bytes(struct call *call, struct error *err)
+{
+    const struct state *state = call->state;
+    struct buffer *body = call_reply_buffer(call, "application/octet-stream");
+    size_t n_truncated = 0;
+    for (size_t i = 0; i < state->n; i++) {
+        struct embed_item *item = &state->items[i];
+        const float *vector = embed_result(call, item);
+        if (!vector) {
+            *err = item->error;
+            return err->status;
+        }
+        size_t size;
+        const void *bytes = NULL;
+        vector = cut(call, vector, state->dimensions, err);
+        if (vector)
+            bytes = wire_bytes(call, vector, state->dimensions, &size, err);
+        if (!bytes)
+            return err->status;
+        if (!buffer_append(body, bytes, size))
+            return error_set(err, STATUS_UNPROCESSABLE,
+                             "the reply would be larger than %zu bytes; ask for less at once",
+                             api_options(call->api)->max_reply_bytes);
+        n_truncated += embed_text_truncated(call, item);
+    }
+    const char *space = call_space(call);
+    if (!space)
+        return error_no_memory(err, "the reply");
+    struct http_reply *http = &call->reply;
+    reply_header(http, "X-Embedding-Shape", "%zu,%zu", state->n, state->dimensions);
+    reply_header(http, "X-Embedding-Dtype", "%s", state->is_half ? "f16" : "f32");
+    reply_header(http, "X-Embedding-Space", "%s", space);
+    if (n_truncated)
+        reply_header(http, "X-Embedding-Truncated", "%zu", n_truncated);
+    return STATUS_OK;
+}
+
 static enum status finish(struct call *call, struct error *err)
 {
     const struct state *state = call->state;
     struct json_writer *out = &call->out;
+    if (state->is_bytes)
+        return reply_bytes(call, err);
     size_t n_tokens = 0;
     json_put_string(out, "object", "list");
     json_begin_list(out, "data");
@@ -229,6 +333,7 @@ const struct endpoint endpoint_embeddings = {
     .body = BODY_FORMS,
     .fields = fields,
     .reply = reply,
+    .reply_types = {"application/octet-stream"},
     .example = "{'input': ['a square', {'image': '" EXAMPLE_PICTURE "'}]}",
     .uses_model = true,
     .task = TASK_EMBED,

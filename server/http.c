@@ -251,7 +251,8 @@ static void add_cors_headers(struct exchange *exchange, struct MHD_Response *res
         return;
     add_header(response, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_ORIGIN, allow);
     add_header(response, MHD_HTTP_HEADER_ACCESS_CONTROL_EXPOSE_HEADERS,
-               "X-Request-Id, Server-Timing, Retry-After, X-Cache");
+               "X-Request-Id, Server-Timing, Retry-After, X-Cache, X-Embedding-Shape, "
+               "X-Embedding-Dtype, X-Embedding-Space, X-Embedding-Truncated");
 }
 
 static enum MHD_Result queue_response(struct exchange *exchange, const struct http_reply *reply,
@@ -601,6 +602,7 @@ static enum MHD_Result dispatch(struct exchange *exchange)
         .received_ns = exchange->received_ns,
         .timeout_ms = requested_timeout_ms(exchange),
         .if_none_match = header(exchange, MHD_HTTP_HEADER_IF_NONE_MATCH),
+        .accept = header(exchange, MHD_HTTP_HEADER_ACCEPT),
     };
     struct error err;
     exchange->call =

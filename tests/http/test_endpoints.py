@@ -77,6 +77,36 @@ class Endpoints(ServerTest):
         body, headers = multipart([("image", ("a.jpg", image_bytes()))] + [("labels", label) for label in labels])
         self.assertEqual(self.server.post("/v1/classify", body, headers).json["labels"], reply.json["labels"])
 
+    def test_embeddings_as_bytes(self):
+        inputs = ["a cat", {"image": image_b64()}, "a cat " * 200]
+        plain = self.server.post("/v1/embeddings", {"input": inputs}).json
+        vectors = [row["embedding"] for row in plain["data"]]
+        accept = {"Accept": "application/octet-stream, */*;q=0.1"}
+        for dtype, letter in (("f32", "f"), ("f16", "e")):
+            reply = self.server.post("/v1/embeddings", {"input": inputs, "dtype": dtype}, accept)
+            self.assertEqual((reply.status, reply.headers["Content-Type"]), (200, "application/octet-stream"))
+            self.assertEqual(reply.headers["X-Embedding-Shape"], f"3,{len(vectors[0])}")
+            self.assertEqual(reply.headers["X-Embedding-Dtype"], dtype)
+            self.assertEqual(reply.headers["X-Embedding-Space"], plain["space"])
+            self.assertEqual(reply.headers["X-Embedding-Truncated"], "1")
+            n = len(vectors[0])
+            for i, vector in enumerate(vectors):
+                size = struct.calcsize(letter)
+                got = struct.unpack_from(f"<{n}{letter}", reply.body, i * n * size)
+                for a, b in zip(got, vector):
+                    self.assertAlmostEqual(a, b, delta=1e-6 if dtype == "f32" else abs(b) * 2**-10 + 1e-6)
+            self.assertEqual(len(reply.body), 3 * n * struct.calcsize(letter))
+        short = self.server.post("/v1/embeddings?dimensions=8&dtype=f16", image_bytes(),
+                                 {"Content-Type": "image/jpeg", "Accept": "application/octet-stream"})
+        self.assertEqual((len(short.body), short.headers["X-Embedding-Shape"]), (16, "1,8"))
+        for unwanted in ("*/*", "application/octet-stream;q=0", "application/json, application/octet-stream",
+                         "application/octet-streams"):
+            reply = self.server.post("/v1/embeddings", {"input": "a cat"}, {"Accept": unwanted})
+            self.assertEqual(reply.headers["Content-Type"], "application/json", unwanted)
+        broken = self.server.post("/v1/embeddings", {"input": ["a cat", {"image": "AAAA"}]}, accept)
+        self.fails(broken, 422, param="input[1]")
+        self.assertEqual(broken.headers["Content-Type"], "application/json")
+
     def test_embeddings_are_openais_and_normalised(self):
         inputs = ["a cat", {"text": "a cat"}, {"image": image_b64()}]
         reply = self.server.post("/v1/embeddings", {"input": inputs})
@@ -92,6 +122,11 @@ class Endpoints(ServerTest):
         raw = base64.b64decode(packed["data"][0]["embedding"])
         for a, b in zip(struct.unpack(f"<{len(raw) // 4}f", raw), vectors[0]):
             self.assertAlmostEqual(a, b, places=6)
+        half = self.server.post("/v1/embeddings", {"input": "a cat", "encoding_format": "base64", "dtype": "f16"}).json
+        self.assertEqual(struct.unpack(f"<{len(vectors[0])}e", base64.b64decode(half["data"][0]["embedding"])),
+                         struct.unpack(f"<{len(vectors[0])}e", struct.pack(f"<{len(vectors[0])}e", *vectors[0])))
+        self.fails(self.server.post("/v1/embeddings", {"input": "a cat", "dtype": "f16"}), 422, param="dtype", words="octet-stream")
+        self.fails(self.server.post("/v1/embeddings", {"input": "a cat", "dtype": "f64"}), 400, param="dtype", words="f16")
         short = self.server.post("/v1/embeddings", {"input": "a cat", "dimensions": 8}).json["data"][0]["embedding"]
         self.assertEqual(len(short), 8)
         self.assertAlmostEqual(math.sqrt(sum(x * x for x in short)), 1, places=5)
