@@ -275,13 +275,14 @@ START_TEST(rows_add_normalise_and_softmax)
         memcpy(y, x, rows * n * sizeof *x);
         nn_softmax_rows(y, rows, n);
         for (size_t r = 0; r < rows && n; r++) {
-            double sum = 0, max = -INFINITY;
+            double sum = 0;
+            float max = -INFINITY;
             for (size_t i = 0; i < n; i++)
-                max = fmax(max, x[r * n + i]);
+                max = fmaxf(max, x[r * n + i]);
             for (size_t i = 0; i < n; i++)
-                sum += exp(x[r * n + i] - max);
+                sum += exp((double)x[r * n + i] - max);
             for (size_t i = 0; i < n; i++)
-                ck_assert(close_to(y[r * n + i], exp(x[r * n + i] - max) / sum, 3e-6, 1e-20));
+                ck_assert(close_to(y[r * n + i], exp((double)x[r * n + i] - max) / sum, 3e-6, 1e-20));
         }
         floats_free(x);
         floats_free(y);
