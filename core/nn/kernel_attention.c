@@ -128,38 +128,112 @@ void KERNEL(attention_block)(const struct attention_shape *shape, const struct a
 
 /* ---- few queries ----------------------------------------------------------------------------- */
 
+/* a dim of at least so many vectors keeps the multipliers busy by itself; narrower ones take
+ * several keys side by side */
+#define ADD_WEIGHTED(vecs, keys)                                                                   \
+    for (; d + (vecs)*LANES <= dim; d += (vecs)*LANES) {                                           \
+        vec sums[keys][vecs];                                                                      \
+        _Pragma("GCC unroll 4") for (int i = 0; i < (vecs); i++)                                   \
+        {                                                                                          \
+            sums[0][i] = vec_load(out + d + i * LANES) * keep;                                     \
+            _Pragma("GCC unroll 4") for (int u = 1; u < (keys); u++) sums[u][i] = (vec){0};        \
+        }                                                                                          \
+        const float *from = v + d;                                                                 \
+        size_t j = 0;                                                                              \
+        for (; j + (keys) <= n_k; j += (keys), from += (keys)*v_row)                               \
+            _Pragma("GCC unroll 4") for (size_t u = 0; u < (keys); u++)                            \
+                _Pragma("GCC unroll 4") for (int i = 0; i < (vecs); i++) sums[u][i] +=             \
+                weights[j + u] * vec_load(from + u * v_row + i * LANES);                           \
+        for (; j < n_k; j++, from += v_row)                                                        \
+            _Pragma("GCC unroll 4") for (int i = 0; i < (vecs); i++) sums[0][i] +=                 \
+                weights[j] * vec_load(from + i * LANES);                                           \
+        _Pragma("GCC unroll 4") for (int i = 0; i < (vecs); i++)                                   \
+        {                                                                                          \
+            _Pragma("GCC unroll 4") for (int u = 1; u < (keys); u++) sums[0][i] += sums[u][i];     \
+            vec_store(out + d + i * LANES, sums[0][i]);                                            \
+        }                                                                                          \
+    }
+
 /* out[d] = keep · out[d] + sum over j of weights[j] · v[j][d] */
 static void add_weighted(const float *weights, const float *v, size_t v_row, size_t n_k, float keep,
                          float *out, size_t dim)
 {
     size_t d = 0;
-    for (; d + 4 * LANES <= dim; d += 4 * LANES) {
-        vec a = vec_load(out + d) * keep, b = vec_load(out + d + LANES) * keep;
-        vec c = vec_load(out + d + 2 * LANES) * keep, e = vec_load(out + d + 3 * LANES) * keep;
-        const float *from = v + d;
-        for (size_t j = 0; j < n_k; j++, from += v_row) {
-            a += weights[j] * vec_load(from);
-            b += weights[j] * vec_load(from + LANES);
-            c += weights[j] * vec_load(from + 2 * LANES);
-            e += weights[j] * vec_load(from + 3 * LANES);
-        }
-        vec_store(out + d, a);
-        vec_store(out + d + LANES, b);
-        vec_store(out + d + 2 * LANES, c);
-        vec_store(out + d + 3 * LANES, e);
-    }
-    for (; d + LANES <= dim; d += LANES) {
-        vec a = vec_load(out + d) * keep;
-        for (size_t j = 0; j < n_k; j++)
-            a += weights[j] * vec_load(v + j * v_row + d);
-        vec_store(out + d, a);
-    }
+    ADD_WEIGHTED(4, 2)
+    ADD_WEIGHTED(2, 4)
+    ADD_WEIGHTED(1, 4)
     for (; d < dim; d++) {
         float a = out[d] * keep;
         for (size_t j = 0; j < n_k; j++)
             a += weights[j] * v[j * v_row + d];
         out[d] = a;
     }
+}
+
+/* scores[j] = q · k[j] for one query: as many keys as there are lanes at once, whose sums across
+ * lanes then cost little. */
+static void dot_keys(const float *q, const float *k, size_t k_row, size_t n_k, size_t dim,
+                     float *scores)
+{
+    for (; n_k >= LANES; n_k -= LANES, k += LANES * k_row, scores += LANES) {
+        vec sums[LANES];
+        size_t d = 0;
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            sums[i] = (vec){0};
+        for (; d + LANES <= dim; d += LANES) {
+            vec from = vec_load(q + d);
+#pragma GCC unroll 16
+            for (size_t i = 0; i < LANES; i++)
+                sums[i] += from * vec_load(k + i * k_row + d);
+        }
+        if (d < dim) {
+            vec from = vec_load_part(q + d, dim - d);
+#pragma GCC unroll 16
+            for (size_t i = 0; i < LANES; i++)
+                sums[i] += from * vec_load_part(k + i * k_row + d, dim - d);
+        }
+        vec_store(scores, vec_sum_rows(sums));
+    }
+    if (n_k)
+        dot_product(&q, 1, k, k_row, n_k, dim, scores, 0);
+}
+
+/* Scales scores[n], adds the keys' bias, turns them to e^(score - the largest so far); *max and the
+ * sum follow. Returns what the sums so far are to be scaled by. */
+static float softmax_few(float *scores, size_t n, float scale, const float *bias, float *max,
+                         float *sum)
+{
+    size_t whole = n / LANES * LANES, left = n - whole;
+    vec tops = vec_set(*max), totals = {0};
+    for (size_t j = 0; j < whole; j += LANES) {
+        vec score = vec_load(scores + j) * scale;
+        if (bias)
+            score += vec_load(bias + j);
+        vec_store(scores + j, score);
+        tops = vec_max(score, tops);
+    }
+    float top = vec_max_lane(tops);
+    for (size_t j = whole; j < n; j++) {
+        scores[j] = scores[j] * scale + (bias ? bias[j] : 0);
+        top = scores[j] > top ? scores[j] : top;
+    }
+    float shift = top == -INFINITY ? 0 : top;
+    for (size_t j = 0; j < whole; j += LANES) {
+        vec e = vec_exp(vec_load(scores + j) - shift);
+        vec_store(scores + j, e);
+        totals += e;
+    }
+    float total = vec_sum(totals);
+    if (left) {
+        vec_store_part(scores + whole, vec_exp(vec_load_part(scores + whole, left) - shift), left);
+        for (size_t j = whole; j < n; j++)
+            total += scores[j];
+    }
+    float keep = vec_exp(vec_set(*max - shift))[0];
+    *max = top;
+    *sum = *sum * keep + total;
+    return keep;
 }
 
 /* At most DOT_ROWS pairs of (query, head) that share a key/value head. */
@@ -177,27 +251,15 @@ static void attend_rows(const struct attention_shape *shape, const struct attent
     }
     for (size_t k0 = 0; k0 < n_kv; k0 += KEYS_STEP) {
         size_t n_k = min_size(KEYS_STEP, n_kv - k0), at = k0 * item->kv_stride + kv_head * dim;
-        dot_product(q, n_rows, item->k + at, item->kv_stride, n_k, dim, scores, KEYS_STEP);
+        if (n_rows == 1)
+            dot_keys(q[0], item->k + at, item->kv_stride, n_k, dim, scores);
+        else
+            dot_product(q, n_rows, item->k + at, item->kv_stride, n_k, dim, scores, KEYS_STEP);
         for (size_t r = 0; r < n_rows; r++) {
             float *row = scores + r * KEYS_STEP;
             size_t seen = keys[r] > k0 ? min_size(n_k, keys[r] - k0) : 0;
-            float top = max[r];
-            for (size_t j = 0; j < seen; j++) {
-                row[j] = row[j] * shape->scale + (item->key_bias ? item->key_bias[k0 + j] : 0);
-                top = row[j] > top ? row[j] : top;
-            }
-            float shift = top == -INFINITY ? 0 : top, total = 0;
-            size_t j = 0;
-            for (; j + LANES <= seen; j += LANES)
-                vec_store(row + j, vec_exp(vec_load(row + j) - shift));
-            if (j < seen)
-                vec_store_part(row + j, vec_exp(vec_load_part(row + j, seen - j) - shift),
-                               seen - j);
-            for (j = 0; j < seen; j++)
-                total += row[j];
-            float keep = vec_exp(vec_set(max[r] - shift))[0];
-            max[r] = top;
-            sum[r] = sum[r] * keep + total;
+            const float *bias = item->key_bias ? item->key_bias + k0 : NULL;
+            float keep = softmax_few(row, seen, shape->scale, bias, &max[r], &sum[r]);
             add_weighted(row, item->v + at, item->kv_stride, seen, keep, out[r], dim);
         }
     }

@@ -181,6 +181,18 @@ INLINE void vec_transpose(vec rows[LANES])
     }
 }
 
+/* Lane i of the result is the sum of rows[i] (which are overwritten). */
+INLINE vec vec_sum_rows(vec rows[LANES])
+{
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; i++)
+            rows[i] = __builtin_shufflevector(rows[i], rows[i + half], VEC_LOW) +
+                      __builtin_shufflevector(rows[i], rows[i + half], VEC_HIGH);
+    return rows[0];
+}
+
 /* e^x to 2 units in the last place; 0 below -87.3 (where results would be subnormal), infinity
  * above 88.7, NaN for NaN. e^x = 2^n · e^r with |r| <= ln 2 / 2; the coefficients here and below
  * are minimax fits by tests/reference/nn_polynomials.py. */
