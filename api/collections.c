@@ -77,6 +77,7 @@ static void put_members(struct json_writer *out, const struct collection *collec
     json_put_string(out, "precision", precision_name(collection->precision));
     json_put_bool(out, "thumbnail", collection->keeps_pictures);
     json_put_integer(out, "count", (long long)collection->count);
+    json_put_integer(out, "indexed", (long long)collection->indexed);
     json_put_integer(out, "created", collection->created_unix_s);
 }
 
@@ -140,7 +141,10 @@ static enum status read_settings(struct call *call, struct collection *settings,
         {"dimensions", FIELD_INTEGER, FIELD_REQUIRED},                                             \
         {"metric", FIELD_STRING, FIELD_REQUIRED, .schema = "'enum': ['cosine', 'dot']"},           \
         {"count", FIELD_INTEGER, FIELD_REQUIRED, .help = "items in it"},                           \
+        {"precision", FIELD_STRING, FIELD_REQUIRED, .schema = "'enum': ['f32', 'f16', 'int8']"},   \
         {"thumbnail", FIELD_BOOLEAN, FIELD_REQUIRED, .help = "whether pictures are kept"},         \
+        {"indexed", FIELD_INTEGER, FIELD_REQUIRED,                                                 \
+         .help = "how many of them a graph covers; the rest is searched exactly"},                 \
     {                                                                                              \
         "created", FIELD_INTEGER, FIELD_REQUIRED, .help = "seconds since 1970"                     \
     }

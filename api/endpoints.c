@@ -27,6 +27,7 @@ extern const struct endpoint endpoint_item_get;
 extern const struct endpoint endpoint_item_image;
 extern const struct endpoint endpoint_item_delete;
 extern const struct endpoint endpoint_search;
+extern const struct endpoint endpoint_duplicates;
 extern const struct endpoint endpoint_models;
 extern const struct endpoint endpoint_model;
 extern const struct endpoint endpoint_info;
@@ -59,6 +60,7 @@ const struct endpoint *const endpoints[] = {
     &endpoint_item_image,
     &endpoint_item_delete,
     &endpoint_search,
+    &endpoint_duplicates,
     &endpoint_models,
     &endpoint_model,
     &endpoint_info,

@@ -1,9 +1,10 @@
 /*
- * search.c: POST /v1/collections/{collection}/search: the items nearest to a text, a picture or a
- * vector, optionally put in order again by a matching model that looks at each found picture.
+ * search.c: POST /v1/collections/{collection}/search: the items nearest to a text, a picture, a
+ * vector or a sum of them, for one query or several, optionally put in order again by a matching
+ * model that looks at each found picture.
  *
- *   begin    query → embedding job                    (a vector goes straight on)
- *   search   embedding → the store's top candidates → the reply, or a matching job
+ *   begin    queries → embedding job                  (vectors go straight on)
+ *   search   embeddings → the store's top candidates → the reply, or a matching job
  *   rerank   match probabilities → the reply
  */
 #include <math.h>
@@ -11,17 +12,31 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/collections.h"
-#include "api/embed.h"
+#include "api/queries.h"
+
+#define QUERY_PART                                                                                 \
+    "{'type': 'object', 'properties': {'text': {'type': 'string'}, 'image': {'type': ['string', "  \
+    "'object']}, 'vector': {'type': 'array', 'items': {'type': 'number'}}, 'weight': {'type': "    \
+    "'number', 'minimum': -100, 'maximum': 100}}, 'additionalProperties': false}"
+#define QUERY_SCHEMA "'anyOf': [" QUERY_PART ", {'type': 'array', 'items': " QUERY_PART "}]"
 
 static const struct field fields[] = {
     {"text", FIELD_STRING, .help = "what to look for, in words"},
     {"image", FIELD_IMAGE, .help = "a picture to find similar ones of"},
     {"vector", FIELD_VECTOR, .help = "an embedding of the collection's space"},
-    {"space", FIELD_STRING, .help = "the embedding space of 'vector', to be checked"},
+    {"query", FIELD_ANY,
+     .help = "a weighted sum: [{text or image or vector, weight?}]; a negative weight leads away "
+             "(\"this, but not that\")",
+     .schema = QUERY_SCHEMA},
+    {"queries", FIELD_ANY,
+     .help = "several such queries at once: a list of what 'query' takes; the reply then has "
+             "'queries' in place of 'results'",
+     .schema = "'type': ['array', 'null'], 'items': {" QUERY_SCHEMA "}"},
+    {"space", FIELD_STRING, .help = "the embedding space of the vectors, to be checked"},
     {"top_k", FIELD_INTEGER, .min = 1, .max = STORE_TOP_K_MAX, .help = "how many to give (10)"},
     {"min_score", FIELD_NUMBER, .help = "leave out what scores below"},
     {"filter", FIELD_OBJECT, .help = "conditions on the metadata"},
+    {"exact", FIELD_BOOLEAN, .help = "compare with every vector, also where a graph covers them"},
     {"rerank", FIELD_ANY,
      .help = "true, or the name of a matching model: order the best "
              "candidates by how well their pictures match the text",
@@ -31,15 +46,21 @@ static const struct field fields[] = {
     {NULL},
 };
 
+#define RESULTS_SCHEMA                                                                             \
+    "'type': 'array', 'items': {'type': 'object', 'properties': {'id': {'type': 'string'}, "       \
+    "'score': {'type': ['number', 'null']}, 'similarity': {'type': 'number'}, 'metadata': "        \
+    "{'type': 'object'}, 'error': {'$ref': '#/components/schemas/Fault'}}, 'required': ['id', "    \
+    "'metadata']}"
+
 static const struct field reply[] = {
-    {"results", FIELD_ANY, FIELD_REQUIRED,
+    {"results", FIELD_ANY,
      .help = "[{id, score, metadata}], best first; re-ranked: score is the probability of a "
              "match, similarity the vectors' score",
-     .schema = "'type': 'array', 'items': {'type': 'object', "
-               "'properties': {'id': {'type': 'string'}, 'score': {'type': ['number', 'null']}, "
-               "'similarity': {'type': 'number'}, 'metadata': {'type': 'object'}, "
-               "'error': {'$ref': '#/components/schemas/Fault'}}, 'required': ['id', "
-               "'metadata']}"},
+     .schema = RESULTS_SCHEMA},
+    {"queries", FIELD_ANY,
+     .help = "[{results}], or {error} where a query cannot be searched for; only to 'queries'",
+     .schema = "'type': 'array', 'items': {'type': 'object', 'properties': {'results': "
+               "{" RESULTS_SCHEMA "}, 'error': {'$ref': '#/components/schemas/Fault'}}}"},
     {"space", FIELD_STRING, FIELD_REQUIRED, .help = "the collection's embedding space"},
     {"rerank_model", FIELD_STRING, .help = "the matching model, where one was asked for"},
     {NULL},
@@ -56,14 +77,14 @@ struct candidate {
 
 struct state {
     struct collection collection;
-    struct embed_item query;
+    struct queries queries;
     size_t top_k, n_candidates;
     bool wants_rerank;
     const char *rerank_model; /* NULL = the default */
     struct lane *embed_lane;
-    struct stored_item *found;
-    size_t n_found;
-    struct candidate *candidates; /* the first n_candidates of found, or fewer */
+    struct found *found; /* [n_ready]: of the queries without error */
+    size_t n_ready;
+    struct candidate *candidates; /* the first n_candidates of found[0], or fewer */
     size_t n_scored;              /* entries of candidates */
 };
 
@@ -71,38 +92,12 @@ static void release_state(void *data)
 {
     struct state *state = data;
     collection_release(&state->collection);
-    stored_items_free(state->found, state->n_found);
+    for (size_t i = 0; i < state->n_ready && state->found; i++)
+        found_release(&state->found[i]);
 }
 
-/* ---- the query ----------------------------------------------------------------------------------
+/* ---- the request --------------------------------------------------------------------------------
  */
-
-static enum status read_query(struct call *call, struct state *state, struct error *err)
-{
-    const struct form *form = &call->form;
-    int n = form_has(form, "text") + form_has(form, "image") + form_has(form, "vector");
-    if (!n)
-        return error_set_param(err, STATUS_MISSING_FIELD, "text",
-                               "one of 'text', 'image' and 'vector' is needed");
-    if (n > 1)
-        return error_set_param(err, STATUS_BAD_REQUEST, "text",
-                               "give only one of 'text', 'image' and 'vector'");
-    struct embed_item *query = &state->query;
-    if (form_has(form, "vector")) {
-        query->skip = true;
-        return collections_check_vector(&state->collection, form_value(form, "vector")->n,
-                                        form_string(form, "space", ""), "vector", err);
-    }
-    query->is_image = form_has(form, "image");
-    snprintf(query->param, sizeof query->param, "%s", query->is_image ? "image" : "text");
-    if (query->is_image)
-        query->picture = form_value(form, "image")->pictures[0];
-    else
-        query->text = form_string(form, "text", "");
-    if (!query->is_image && !query->text.size)
-        return error_set_param(err, STATUS_UNPROCESSABLE, "text", "'text' is empty");
-    return collections_use_model(call, &state->collection, query->param, err);
-}
 
 static enum status read_rerank(struct call *call, struct state *state, struct error *err)
 {
@@ -120,9 +115,13 @@ static enum status read_rerank(struct call *call, struct state *state, struct er
                                "'rerank' must be a boolean or a model's name, not %s",
                                json_kind(rerank));
     }
-    if (!form_has(&call->form, "text"))
+    if (state->queries.is_list)
         return error_set_param(err, STATUS_UNPROCESSABLE, "rerank",
-                               "'rerank' compares pictures with a text; it needs 'text'");
+                               "'rerank' takes one query; it cannot go with 'queries'");
+    if (!state->queries.list[0].text.size)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "rerank",
+                               "'rerank' compares pictures with a text; it needs 'text', or a "
+                               "'query' with a text of positive weight");
     /* Found now, so that a missing model is told before the search is done; begin() goes back to
      * the embedding model. */
     enum status status = call_use_model(call, state->rerank_model, TASK_MATCH, err);
@@ -138,7 +137,7 @@ static enum status read_rerank(struct call *call, struct state *state, struct er
     return STATUS_OK;
 }
 
-static enum status search(struct call *call, const float *vector, struct error *err);
+static enum status search(struct call *call, struct error *err);
 
 static enum status begin(struct call *call, struct error *err)
 {
@@ -151,55 +150,83 @@ static enum status begin(struct call *call, struct error *err)
     state->top_k = (size_t)form_integer(&call->form, "top_k", SEARCH_TOP_K_DEFAULT);
     enum status status = collections_get(call, store, &state->collection, err);
     if (!status)
+        status = queries_read(call, &state->collection, &state->queries, err);
+    if (!status)
         status = read_rerank(call, state, err);
     call->lane = NULL;
     call->model = NULL;
+    bool submitted = false;
     if (!status)
-        status = read_query(call, state, err);
+        status = queries_submit(call, &state->collection, &state->queries, &submitted, err);
     if (status)
         return status;
     state->embed_lane = call->lane;
-    if (state->query.skip)
-        return search(call, form_value(&call->form, "vector")->vector, err);
-
-    bool submitted;
-    status = embed_submit(call, &state->query, 1, state->query.param, &submitted, err);
-    if (!status && !submitted) {
-        *err = state->query.error;
-        status = err->status;
-    }
-    return status;
+    return submitted ? STATUS_OK : search(call, err);
 }
 
 /* ---- the search ---------------------------------------------------------------------------------
  */
 
-static void put_results(struct call *call)
+static void put_found(struct json_writer *out, const struct found *found)
 {
-    struct state *state = call->state;
-    struct json_writer *out = &call->out;
     json_begin_list(out, "results");
-    size_t n = state->wants_rerank ? state->n_scored : state->n_found;
-    for (size_t i = 0; i < n && i < state->top_k; i++) {
-        const struct candidate *candidate = state->wants_rerank ? &state->candidates[i] : NULL;
-        const struct stored_item *item = candidate ? candidate->item : &state->found[i];
+    for (size_t i = 0; i < found->n; i++) {
+        const struct stored_item *item = &found->items[i];
         json_begin_object(out, NULL);
         json_put_string(out, "id", item->id);
-        if (!candidate) {
-            json_put_float(out, "score", item->score);
-        } else {
-            if (candidate->match >= 0)
-                json_put_float(out, "score", candidate->match);
-            else
-                json_put_null(out, "score");
-            json_put_float(out, "similarity", item->score);
-            if (candidate->error.status)
-                json_put_error(out, "error", &candidate->error);
-        }
+        json_put_float(out, "score", item->score);
         json_put_raw(out, "metadata", item->metadata, strlen(item->metadata));
         json_end_object(out);
     }
     json_end_list(out);
+}
+
+static void put_candidates(struct json_writer *out, const struct state *state)
+{
+    json_begin_list(out, "results");
+    for (size_t i = 0; i < state->n_scored && i < state->top_k; i++) {
+        const struct candidate *candidate = &state->candidates[i];
+        const struct stored_item *item = candidate->item;
+        json_begin_object(out, NULL);
+        json_put_string(out, "id", item->id);
+        if (candidate->match >= 0)
+            json_put_float(out, "score", candidate->match);
+        else
+            json_put_null(out, "score");
+        json_put_float(out, "similarity", item->score);
+        if (candidate->error.status)
+            json_put_error(out, "error", &candidate->error);
+        json_put_raw(out, "metadata", item->metadata, strlen(item->metadata));
+        json_end_object(out);
+    }
+    json_end_list(out);
+}
+
+static void put_queries(struct json_writer *out, const struct state *state)
+{
+    json_begin_list(out, "queries");
+    for (size_t i = 0, ready = 0; i < state->queries.n; i++) {
+        const struct search_query *query = &state->queries.list[i];
+        json_begin_object(out, NULL);
+        if (query->error.status)
+            json_put_error(out, "error", &query->error);
+        else
+            put_found(out, &state->found[ready++]);
+        json_end_object(out);
+    }
+    json_end_list(out);
+}
+
+static void put_results(struct call *call)
+{
+    struct state *state = call->state;
+    struct json_writer *out = &call->out;
+    if (state->wants_rerank)
+        put_candidates(out, state);
+    else if (state->queries.is_list)
+        put_queries(out, state);
+    else
+        put_found(out, &state->found[0]);
     json_put_string(out, "space", state->collection.space);
     if (state->wants_rerank)
         json_put_string(out, "rerank_model", call->model->name);
@@ -229,7 +256,8 @@ static enum status prepare_candidate(struct call *call, struct candidate *candid
         status = call_pixels_from_bytes(call, (struct span){bytes, size}, "image", &work->images[0],
                                         err);
     if (!status)
-        status = call_tokens(call, TASK_MATCH, state->query.text, "text", &work->texts[0], err);
+        status = call_tokens(call, TASK_MATCH, state->queries.list[0].text, "text", &work->texts[0],
+                             err);
     if (status)
         work_clear(work);
     free(bytes);
@@ -242,7 +270,8 @@ static enum status submit_rerank(struct call *call, struct error *err)
     enum status status = call_use_model(call, state->rerank_model, TASK_MATCH, err);
     if (status)
         return status;
-    size_t n = state->n_found < state->n_candidates ? state->n_found : state->n_candidates;
+    const struct found *found = &state->found[0];
+    size_t n = found->n < state->n_candidates ? found->n : state->n_candidates;
     state->candidates = arena_zalloc(&call->arena, n, sizeof *state->candidates);
     if (!state->candidates)
         return error_no_memory(err, "the candidates");
@@ -260,7 +289,7 @@ static enum status submit_rerank(struct call *call, struct error *err)
     size_t ready = 0;
     for (size_t i = 0; i < n; i++) {
         struct candidate *candidate = &state->candidates[i];
-        candidate->item = &state->found[i];
+        candidate->item = &found->items[i];
         candidate->match = -1;
         candidate->work = SIZE_MAX;
         if (!prepare_candidate(call, candidate, &job->works[ready], &candidate->error))
@@ -278,7 +307,8 @@ static enum status submit_rerank(struct call *call, struct error *err)
     return STATUS_OK;
 }
 
-static enum status search(struct call *call, const float *vector, struct error *err)
+/* All queries without error in one search of the store. */
+static enum status search_store(struct call *call, const float *vectors, struct error *err)
 {
     struct state *state = call->state;
     struct buffer filter;
@@ -297,21 +327,37 @@ static enum status search(struct call *call, const float *vector, struct error *
     if (state->wants_rerank && state->n_candidates > top_k)
         top_k = state->n_candidates;
     const struct search query = {
-        .vectors = vector,
-        .n_queries = 1,
+        .vectors = vectors,
+        .n_queries = state->n_ready,
         .dim = state->collection.dim,
         .top_k = top_k,
         .min_score = (float)form_number(&call->form, "min_score", -INFINITY),
         .filter = filter.data,
+        .exact = form_boolean(&call->form, "exact", false),
     };
-    struct found found;
     enum status status =
-        store_search(api_store(call->api), state->collection.name, &query, &found, err);
+        store_search(api_store(call->api), state->collection.name, &query, state->found, err);
     buffer_release(&filter);
+    return status;
+}
+
+static enum status search(struct call *call, struct error *err)
+{
+    struct state *state = call->state;
+    float *vectors;
+    size_t n;
+    enum status status =
+        queries_vectors(call, &state->collection, &state->queries, &vectors, &n, err);
     if (status)
         return status;
-    state->found = found.items;
-    state->n_found = found.n;
+    state->found = arena_zalloc(&call->arena, n, sizeof *state->found);
+    state->n_ready = n;
+    if (!state->found)
+        return error_no_memory(err, "the results");
+    if (n)
+        status = search_store(call, vectors, err);
+    if (status)
+        return status;
     if (state->wants_rerank)
         return submit_rerank(call, err);
     put_results(call);
@@ -329,13 +375,8 @@ static int by_match(const void *a, const void *b)
 static enum status finish(struct call *call, struct error *err)
 {
     struct state *state = call->state;
-    if (call->stage == STAGE_EMBED) {
-        const float *vector = embed_result(call, &state->query);
-        if (vector)
-            return search(call, vector, err);
-        *err = state->query.error;
-        return err->status;
-    }
+    if (call->stage == STAGE_EMBED)
+        return search(call, err);
     for (size_t i = 0; i < state->n_scored; i++) {
         struct candidate *candidate = &state->candidates[i];
         if (candidate->work == SIZE_MAX)
@@ -356,7 +397,7 @@ const struct endpoint endpoint_search = {
     .path = "/v1/collections/{collection}/search",
     .id = "search",
     .tag = "collections",
-    .summary = "Find a collection's items by text, picture or vector",
+    .summary = "Find a collection's items by text, picture, vector or a sum of them",
     .body = BODY_FORMS,
     .fields = fields,
     .reply = reply,

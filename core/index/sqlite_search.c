@@ -148,10 +148,33 @@ static bool wants(const json_t *filter, const char *metadata)
     return fits;
 }
 
+/* *bytes: of all results' metadata together. */
+static enum status copy_hit(sqlite3_stmt *statement, bool id_only, size_t *bytes,
+                            struct stored_item *out, struct error *err)
+{
+    struct stored_item item = {.id = sqlite_column_copy(statement, 1)};
+    if (!id_only) {
+        *bytes += (size_t)sqlite3_column_bytes(statement, 2);
+        if (*bytes > STORE_RESULT_BYTES_MAX) {
+            free(item.id);
+            return error_set_param(err, STATUS_TOO_LONG, "top_k",
+                                   "the results' metadata are over %d MB together; ask for fewer",
+                                   STORE_RESULT_BYTES_MAX >> 20);
+        }
+        item.metadata = sqlite_column_copy(statement, 2);
+    }
+    if (!item.id || (!id_only && !item.metadata)) {
+        free(item.id);
+        return error_no_memory(err, "a search");
+    }
+    *out = item;
+    return STATUS_OK;
+}
+
 /* One query's candidates into items, until top_k. *gone: one was no longer there. db_mutex held. */
 static enum status take_query(struct sqlite_store *store, const struct search *search,
                               const json_t *filter, const struct candidate *list, size_t n,
-                              struct found *out, bool *gone, struct error *err)
+                              struct found *out, bool *gone, size_t *bytes, struct error *err)
 {
     sqlite3_stmt *statement = store->statements[SQL_BY_KEY];
     size_t room = n < search->top_k ? n : search->top_k;
@@ -169,7 +192,7 @@ static enum status take_query(struct sqlite_store *store, const struct search *s
         else if (rc != SQLITE_ROW)
             status = sqlite_error(store, "reading a search result", err);
         else if (wants(filter, (const char *)sqlite3_column_text(statement, 2))) {
-            status = sqlite_copy_row(store, NULL, statement, false, &found.items[found.n], err);
+            status = copy_hit(statement, search->ids_only, bytes, &found.items[found.n], err);
             if (!status)
                 found.items[found.n++].score = list[i].score;
         }
@@ -188,6 +211,7 @@ static enum status take(struct sqlite_store *store, const struct search *search,
                         bool *is_short, struct error *err)
 {
     enum status status = STATUS_OK;
+    size_t bytes = 0;
     *gone = *is_short = false;
     pthread_mutex_lock(&store->db_mutex);
     for (size_t q = 0; q < search->n_queries && !status; q++) {
@@ -197,7 +221,7 @@ static enum status take(struct sqlite_store *store, const struct search *search,
         if (!ranked->is_exact)
             status = rescore(store, search->vectors + q * search->dim, search->dim, list, n, err);
         if (!status)
-            status = take_query(store, search, filter, list, n, &out[q], gone, err);
+            status = take_query(store, search, filter, list, n, &out[q], gone, &bytes, err);
         if (!status && !ranked->is_all && out[q].n < search->top_k &&
             !(n && list[n - 1].score < search->min_score))
             *is_short = true;

@@ -28,7 +28,8 @@ enum {
     STORE_METADATA_MAX = 1 << 20, /* bytes of one item's metadata JSON */
     STORE_BLOB_MAX = 64 << 20,    /* bytes of one item's picture */
     STORE_TOP_K_MAX = 10000,
-    STORE_QUERIES_MAX = 256,        /* of one search */
+    STORE_QUERIES_MAX = 256, /* of one search */
+    STORE_RESULT_BYTES_MAX = 256 << 20,
     STORE_RESULTS_MAX = 100 * 1000, /* n_queries · top_k of one search */
 };
 
@@ -92,7 +93,7 @@ enum status store_put(struct store *store, const char *collection, const struct 
 
 struct stored_item {
     char *id;
-    char *metadata; /* JSON text, never NULL */
+    char *metadata; /* JSON text; NULL only where a search asked for ids_only */
     float *vector;  /* [dim]; NULL where not asked for */
     float score;    /* search only */
 };
@@ -119,13 +120,15 @@ struct search {
     size_t top_k;
     float min_score; /* -INFINITY = none */
     const char *filter;
-    bool exact; /* look at every vector, whatever graph there is */
+    bool ids_only; /* the results' metadata stay NULL */
+    bool exact;    /* look at every vector, whatever graph there is */
 };
 struct found { /* by one query */
     struct stored_item *items;
     size_t n;
 };
-/* out [n_queries] is written on success only; found_release() each. */
+/* STATUS_TOO_LONG where the results' metadata are over STORE_RESULT_BYTES_MAX together.
+ * out [n_queries] is written on success only; found_release() each. */
 enum status store_search(struct store *store, const char *collection, const struct search *search,
                          struct found *out, struct error *err);
 void found_release(struct found *found);

@@ -177,6 +177,12 @@ class Endpoints(ServerTest):
         by_text = request("POST", "/v1/collections/my%20pets/search",
                           {"text": "a cat", "top_k": 2, "filter": {"n": {"gte": 1}}}).json
         self.assertEqual({r["id"] for r in by_text["results"]}, {"wide_200x150.jpg", "tall_33x120.png"})
+        several = request("POST", "/v1/collections/my%20pets/search", {"top_k": 1, "queries": [
+            {"image": image_b64("wide_200x150.jpg")},
+            [{"image": image_b64("tall_33x120.png")}, {"text": "a cat", "weight": -0.01}]]}).json["queries"]
+        self.assertEqual([one["results"][0]["id"] for one in several], ["wide_200x150.jpg", "tall_33x120.png"])
+        alike = request("POST", "/v1/collections/my%20pets/duplicates", {"min_score": -1}).json
+        self.assertEqual([len(group["items"]) for group in alike["groups"]], [3])
         ranked = request("POST", "/v1/collections/my%20pets/search", {"text": "a cat", "rerank": True})
         self.assertEqual(ranked.status, 200, ranked.body)
         self.assertEqual(len(ranked.json["results"]), 3)

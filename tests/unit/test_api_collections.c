@@ -122,6 +122,130 @@ START_TEST(collections_have_settings)
 }
 END_TEST
 
+static const json_t *result(const json_t *reply, size_t i)
+{
+    return json_array_get(json_object_get(reply, "results"), i);
+}
+
+START_TEST(queries_are_sums_and_come_together)
+{
+    struct reply reply = ask_json("PUT", "/v1/collections/sums", "{\"dimensions\": 3}");
+    reply_free(&reply);
+    reply = want(post("/v1/collections/sums/items",
+                      "{\"items\": [{\"id\": \"x\", \"vector\": [2,0,0]}, {\"id\": \"y\", "
+                      "\"vector\": [0,1,0]}, {\"id\": \"xy\", \"vector\": [1,1,0]}, {\"id\": "
+                      "\"z\", \"vector\": [0,0,-1]}]}"));
+    reply_free(&reply);
+    /* The parts count by their weights, not by their lengths. */
+    reply = want(post("/v1/collections/sums/search",
+                      "{\"query\": [{\"vector\": [50,0,0]}, {\"vector\": [0,0.1,0], \"weight\": "
+                      "1}], \"top_k\": 1}"));
+    ck_assert_str_eq(string_at(result(reply.json, 0), "id"), "xy");
+    ck_assert(fabs(number_at(result(reply.json, 0), "score") - 1) < 1e-5);
+    reply_free(&reply);
+    /* this, but not that */
+    reply = want(post("/v1/collections/sums/search",
+                      "{\"query\": [{\"vector\": [1,1,0]}, {\"vector\": [1,0,0], \"weight\": "
+                      "-0.9}], \"top_k\": 4}"));
+    ck_assert_str_eq(string_at(result(reply.json, 0), "id"), "y");
+    ck_assert_str_eq(string_at(result(reply.json, 3), "id"), "x");
+    reply_free(&reply);
+    reply = want(post("/v1/collections/sums/search",
+                      "{\"queries\": [{\"vector\": [1,0,0]}, {\"vector\": [1,0]}, [{\"vector\": "
+                      "[0,0,1], \"weight\": -2}], [{\"vector\": [1,0,0]}, {\"vector\": [1,0,0], "
+                      "\"weight\": -1}]], \"top_k\": 2}"));
+    const json_t *queries = json_object_get(reply.json, "queries");
+    ck_assert_uint_eq(json_array_size(queries), 4);
+    ck_assert_str_eq(string_at(result(json_array_get(queries, 0), 0), "id"), "x");
+    ck_assert_str_eq(string_at(result(json_array_get(queries, 0), 1), "id"), "xy");
+    ck_assert_str_eq(string_at(json_object_get(json_array_get(queries, 1), "error"), "param"),
+                     "queries[1].vector");
+    ck_assert_str_eq(string_at(result(json_array_get(queries, 2), 0), "id"), "z");
+    ck_assert_ptr_nonnull(strstr(
+        string_at(json_object_get(json_array_get(queries, 3), "error"), "message"), "cancel out"));
+    reply_free(&reply);
+    reply = want(ask("DELETE", "/v1/collections/sums", "", NULL, NULL, 0));
+    reply_free(&reply);
+
+    /* A text and a picture together, through the model. */
+    reply = ask_json("PUT", "/v1/collections/mixed", "{}");
+    reply_free(&reply);
+    reply = want(post("/v1/collections/mixed/items",
+                      "{\"items\": [{\"id\": \"photo\", \"image\": \"@photo_97x61.jpg\"}, "
+                      "{\"id\": \"wide\", \"image\": \"@wide_200x150.jpg\"}]}"));
+    reply_free(&reply);
+    struct reply plain =
+        want(post("/v1/collections/mixed/search", "{\"image\": \"@wide_200x150.jpg\"}"));
+    reply = want(post("/v1/collections/mixed/search",
+                      "{\"queries\": [{\"image\": \"@wide_200x150.jpg\"}, [{\"image\": "
+                      "\"@wide_200x150.jpg\", \"weight\": 3}, {\"text\": \"a cat\", \"weight\": "
+                      "0}], {\"image\": \"aGVsbG8=\"}]}"));
+    queries = json_object_get(reply.json, "queries");
+    for (size_t q = 0; q < 2; q++)
+        for (size_t i = 0; i < 2; i++)
+            ck_assert(fabs(number_at(result(json_array_get(queries, q), i), "score") -
+                           number_at(result(plain.json, i), "score")) < 1e-5);
+    ck_assert_str_eq(string_at(json_object_get(json_array_get(queries, 2), "error"), "param"),
+                     "queries[2].image");
+    reply_free(&reply);
+    reply_free(&plain);
+    reply = want(post("/v1/collections/mixed/search",
+                      "{\"query\": [{\"image\": \"@wide_200x150.jpg\"}, {\"text\": \"a cat\"}], "
+                      "\"rerank\": true}"));
+    ck_assert_str_eq(string_at(reply.json, "rerank_model"), "matcher");
+    reply_free(&reply);
+    reply = want(ask("DELETE", "/v1/collections/mixed", "", NULL, NULL, 0));
+    reply_free(&reply);
+}
+END_TEST
+
+/* a1 … a3 are a chain: only neighbours are alike enough. */
+START_TEST(duplicates_are_grouped_page_by_page)
+{
+    struct reply reply = ask_json("PUT", "/v1/collections/twins", "{\"dimensions\": 2}");
+    reply_free(&reply);
+    reply = want(post("/v1/collections/twins/items",
+                      "{\"items\": [{\"id\": \"a1\", \"vector\": [1,0]}, {\"id\": \"a2\", "
+                      "\"vector\": [0.95,0.312]}, {\"id\": \"a3\", \"vector\": [0.8,0.6]}, "
+                      "{\"id\": \"b1\", \"vector\": [-1,0]}, {\"id\": \"b2\", \"vector\": "
+                      "[-3,0]}, {\"id\": \"c\", \"vector\": [0,-1]}]}"));
+    reply_free(&reply);
+    static const struct {
+        const char *body, *next;
+        size_t n_groups, n_items;
+    } rows[] = {
+        {"{\"min_score\": 0.94}", NULL, 2, 3},
+        {"{\"min_score\": 0.94, \"limit\": 1}", "a1", 1, 3},
+        {"{\"min_score\": 0.94, \"limit\": 2, \"after\": \"a1\"}", "a3", 0, 0},
+        {"{\"min_score\": 0.94, \"limit\": 3, \"after\": \"a2\"}", "b2", 1, 2},
+        {"{\"min_score\": 0.9999, \"limit\": 100}", NULL, 1, 2},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        reply = want(post("/v1/collections/twins/duplicates", rows[i].body));
+        const json_t *groups = json_object_get(reply.json, "groups");
+        ck_assert_msg(json_array_size(groups) == rows[i].n_groups, "row %zu: %zu groups", i,
+                      json_array_size(groups));
+        if (rows[i].n_groups) {
+            const json_t *items = json_object_get(json_array_get(groups, 0), "items");
+            ck_assert_uint_eq(json_array_size(items), rows[i].n_items);
+            ck_assert(json_is_true(json_object_get(json_array_get(groups, 0), "complete")));
+            for (size_t j = 0; j < rows[i].n_items; j++)
+                ck_assert(number_at(json_array_get(items, j), "score") >= 0.94 - 1e-6);
+        }
+        if (rows[i].next)
+            ck_assert_str_eq(string_at(reply.json, "next"), rows[i].next);
+        else
+            ck_assert(json_is_null(json_object_get(reply.json, "next")));
+        reply_free(&reply);
+    }
+    reply = ask_json("POST", "/v1/collections/none/duplicates", "{}");
+    ck_assert_int_eq(reply.status, 404);
+    reply_free(&reply);
+    reply = want(ask("DELETE", "/v1/collections/twins", "", NULL, NULL, 0));
+    reply_free(&reply);
+}
+END_TEST
+
 START_TEST(collections_refuse_what_does_not_fit)
 {
     struct reply reply = ask_json("PUT", "/v1/collections/own", "{\"dimensions\": 3}");
@@ -162,6 +286,29 @@ START_TEST(collections_refuse_what_does_not_fit)
         {"/v1/collections/own/items",
          "{\"space\": \"other\", \"items\": [{\"id\": \"a\", \"vector\": [1,2,3]}]}", 422, "space"},
         {"/v1/collections/own/search", "{}", 400, "text"},
+        {"/v1/collections/own/search", "{\"query\": {}}", 400, "query"},
+        {"/v1/collections/own/search", "{\"query\": []}", 400, "query"},
+        {"/v1/collections/own/search", "{\"query\": [1]}", 400, "query[0]"},
+        {"/v1/collections/own/search", "{\"query\": {\"vector\": [1,2,3], \"weight\": 101}}", 400,
+         "query"},
+        {"/v1/collections/own/search", "{\"query\": {\"vector\": [1,2,3], \"weight\": \"1\"}}", 400,
+         "query"},
+        {"/v1/collections/own/search", "{\"query\": {\"vector\": [1,2,3], \"near\": 1}}", 400,
+         "query"},
+        {"/v1/collections/own/search", "{\"query\": {\"vector\": [1,2,3], \"text\": \"a\"}}", 400,
+         "query"},
+        {"/v1/collections/own/search", "{\"query\": {\"vector\": [1,2]}}", 422, "query.vector"},
+        {"/v1/collections/own/search", "{\"query\": {\"text\": \"a\"}}", 422, "query.text"},
+        {"/v1/collections/own/search", "{\"query\": {\"vector\": [0,0,0]}}", 422, "query.vector"},
+        {"/v1/collections/own/search", "{\"queries\": {}}", 400, "queries"},
+        {"/v1/collections/own/search", "{\"queries\": []}", 400, "queries"},
+        {"/v1/collections/own/search", "{\"queries\": [{\"vector\": [1,2,3]}, 7]}", 400,
+         "queries[1]"},
+        {"/v1/collections/own/search",
+         "{\"queries\": [{\"vector\": [1,2,3]}], \"vector\": [1,2,3]}", 400, "vector"},
+        {"/v1/collections/clips/search", "{\"queries\": [{\"text\": \"a\"}], \"rerank\": true}",
+         422, "rerank"},
+        {"/v1/collections/own/duplicates", "{\"min_score\": 2}", 400, "min_score"},
         {"/v1/collections/own/search", "{\"text\": \"a\"}", 422, "text"},
         {"/v1/collections/own/search", "{\"text\": \"a\", \"vector\": [1,2,3]}", 400, "text"},
         {"/v1/collections/own/search", "{\"vector\": [1,2]}", 422, "vector"},
@@ -203,6 +350,8 @@ static void add_tests(TCase *tcase)
 {
     tcase_add_test(tcase, collections_keep_embed_search_and_rerank);
     tcase_add_test(tcase, collections_have_settings);
+    tcase_add_test(tcase, queries_are_sums_and_come_together);
+    tcase_add_test(tcase, duplicates_are_grouped_page_by_page);
     tcase_add_test(tcase, collections_refuse_what_does_not_fit);
 }
 
