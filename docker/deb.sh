@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # deb.sh: a Debian package of the release build. usage: docker/deb.sh [OUTPUT_DIR]; needs `./dev build` first.
+# DEBFULLNAME and DEBEMAIL, Debian's own variables, name its maintainer.
 # Depends on the packages of the shared libraries that the binary loads; libcurl4 (for `vlmd pull`) is recommended.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,6 +22,14 @@ cp models/NOTICE.md README.md "$root/usr/share/doc/vlmd/"
 gzip -9n "$root/usr/share/man/man1/vlmd.1"
 
 version=$("$root/usr/bin/vlmd" --version | cut -d' ' -f2)
+maintainer="${DEBFULLNAME:-vlmd} <${DEBEMAIL:-vlmd@vlmd.invalid}>"
+cat <<END | gzip -9n >"$root/usr/share/doc/vlmd/changelog.gz"
+vlmd ($version) unstable; urgency=medium
+
+  * Built from $(git describe --always --dirty 2>/dev/null || echo the sources); the repository's log tells what changed.
+
+ -- $maintainer  $(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}")
+END
 # The loader's paths may lie under /lib, which is /usr/lib; and alternatives lead to the real file.
 packages=$(objdump -p "$root/usr/bin/vlmd" | sed -n 's/ *NEEDED *//p' | while read -r name; do
     path=$(ldd "$root/usr/bin/vlmd" | sed -n "s|^\s*$name => \(/[^ ]*\) .*|\1|p")
@@ -30,7 +39,7 @@ cat >"$root/DEBIAN/control" <<END
 Package: vlmd
 Version: $version
 Architecture: $(dpkg --print-architecture)
-Maintainer: vlmd <vlmd@localhost>
+Maintainer: $maintainer
 Section: web
 Priority: optional
 Installed-Size: $(du -sk "$root" | cut -f1)

@@ -16,6 +16,7 @@ import threading
 import time
 import unittest
 
+from clients import python_with
 from harness import MODELS, PATIENCE_S, ROOT, Server, ServerTest, clean_environment, image_bytes, run, wait_until
 
 DOCKER = os.path.join(ROOT, "docker")
@@ -65,9 +66,9 @@ class Balance(unittest.TestCase):
             replica.process.kill()
             replica.stop()
 
-    def start(self, i):
+    def start(self, i, **settings):
         return Server({"clip": "clip-tiny"}, listen=f"127.0.0.1:{self.ports[i]}", overload_status=503, log_level="error",
-                      drain_s=10)
+                      drain_s=10, **settings)
 
     def is_up(self):
         """Something listens there."""
@@ -145,6 +146,34 @@ class Balance(unittest.TestCase):
             print(f"{self.answered} answered, {len(self.retried)} tried again by the client: {self.retried[:3]}")
 
 
+    def hold(self, i):
+        """Takes the only place of a replica: a request whose body does not come."""
+        connection = socket.create_connection(("127.0.0.1", self.ports[i]))
+        connection.sendall(b"POST /v1/classify?labels=cat HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\n")
+        wait_until(lambda: self.replicas[i].metric("vlmd_requests_in_flight") == 1, "the place is taken")
+        return connection
+
+    def test_full_replicas_are_gone_round(self):
+        for replica in self.replicas:
+            replica.process.kill()
+            replica.stop()
+        self.replicas = [self.start(i, max_inflight=1) for i in range(3)]
+        connection = http.client.HTTPConnection("127.0.0.1", self.front, timeout=PATIENCE_S)
+        wait_until(lambda: self.ask(connection)[0] == 200 and all(self.served_by(i) > 0 for i in range(3)), "all three take part")
+        held = [self.hold(0), self.hold(1)]
+        self.assertEqual([self.ask(connection)[0] for _ in range(20)], [200] * 20)
+        refused = [self.replicas[i].metric("vlmd_refused_total", reason="load") for i in range(3)]
+        self.assertGreater(refused[0] + refused[1], 0, "HAProxy never met a full one")
+        held.append(self.hold(2))
+        connection.request("POST", "/v1/classify?labels=cat", image_bytes(), {"Content-Type": "image/jpeg"})
+        reply = connection.getresponse()
+        self.assertEqual((reply.status, json.loads(reply.read())["error"]["code"]), (503, "queue_full"))
+        self.assertGreaterEqual(int(reply.headers["Retry-After"]), 1)
+        for each in held:
+            each.close()
+        connection.close()
+
+
 class Deployment(ServerTest):
     models = MODELS
 
@@ -182,6 +211,28 @@ class Deployment(ServerTest):
             words, settings = out.splitlines()
             self.assertEqual(set(words.split()), commands | {"--help"})
             self.assertEqual(set(settings.split()), {"max_batch=", "max_body_mb="})
+
+    @unittest.skipUnless(shutil.which("haproxy"), "no haproxy here")
+    def test_haproxy_takes_its_configuration(self):
+        done = subprocess.run(["haproxy", "-c", "-f", os.path.join(DOCKER, "haproxy.cfg")], capture_output=True, text=True)
+        self.assertEqual((done.returncode, "WARNING" in done.stderr), (0, False), done.stderr)
+
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "no systemd here")
+    def test_systemd_takes_the_unit(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "vlmd.service")
+            with open(path, "w") as file:  # the program and its page are not installed here
+                file.write(re.sub(r"(?m)^Documentation=.*\n", "", self.read("vlmd.service").replace("/usr/bin/vlmd", "/bin/true")))
+            done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_kubernetes_takes_the_manifests(self):
+        python = python_with("kubernetes-validate==1.37.0")
+        files = glob.glob(os.path.join(DOCKER, "kubernetes/*.yaml"))
+        done = subprocess.run([os.path.join(os.path.dirname(python), "kubernetes-validate"), "--strict", *files], capture_output=True,
+                              text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual((done.stdout + done.stderr).count(" passed for resource "), 4, done.stdout + done.stderr)
 
     def test_every_yaml_document_has_a_kind(self):
         for path in glob.glob(os.path.join(DOCKER, "kubernetes/*.yaml")):
