@@ -79,6 +79,7 @@ struct http_request {
     unsigned timeout_ms;       /* from the X-Request-Timeout-Ms header; 0 = none */
     const char *if_none_match; /* the headers; NULL when none */
     const char *accept;
+    size_t lines_before;       /* where the body is a later piece of a body of lines */
 };
 
 /* wake(context) is called from any thread, once for each call_step() that returned false. More than
@@ -117,6 +118,8 @@ void reply_release(struct http_reply *reply);
 struct http_reply *call_reply(struct call *call);
 /* STATUS_OK, or why the reply (or the end of the stream) is an error. */
 enum status call_outcome(const struct call *call);
+/* The fault behind it; all zero where there is none. */
+const struct error *call_error(const struct call *call);
 /* For the log line: the model that answered ("" when none) and the time split. */
 const char *call_model(const struct call *call);
 struct call_timings {
@@ -140,6 +143,24 @@ void call_allow_stream(struct call *call, void (*ready)(void *context));
 
 /* Copies up to size bytes; 0 = nothing now, ready() will come, unless *ended: that was all. */
 size_t call_stream_read(struct call *call, char *out, size_t size, bool *ended);
+
+/* ---- a body of lines ---------------------------------------------------------------------------
+ *
+ * application/x-ndjson, one JSON value a line, as many lines as the client likes: it is given in
+ * pieces of whole lines, as many calls as it takes, and the replies are put together. A call deals
+ * with lines from the front of its body, at least one, and call_lines() says how far it came; the
+ * caller comes again with the rest. A call that fails has dealt with none for sure.
+ */
+bool route_takes_lines(const struct route *route, const char *content_type);
+
+struct call_lines {
+    size_t bytes, lines;           /* dealt with */
+    size_t added, updated, failed; /* of the items in them */
+};
+const struct call_lines *call_lines(const struct call *call);
+
+/* Appends the last line of a reply: the sums, and why the rest was not taken (NULL: all was). */
+bool lines_end(struct buffer *out, const struct call_lines *sums, const struct error *why);
 
 /* An error reply in the shape of DESIGN §4, for faults that the server itself finds (auth, limits,
  * routing). */

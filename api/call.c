@@ -150,6 +150,37 @@ enum status call_outcome(const struct call *call)
     return call->outcome;
 }
 
+const struct error *call_error(const struct call *call)
+{
+    return &call->fault;
+}
+
+bool route_takes_lines(const struct route *route, const char *content_type)
+{
+    return (route->endpoint->body & BODY_LINES) && form_is_lines(content_type);
+}
+
+const struct call_lines *call_lines(const struct call *call)
+{
+    return &call->lines;
+}
+
+bool lines_end(struct buffer *out, const struct call_lines *sums, const struct error *why)
+{
+    struct json_writer line;
+    json_writer_init(&line, out);
+    json_begin_object(&line, NULL);
+    json_put_bool(&line, "done", !why);
+    json_put_integer(&line, "lines", (long long)sums->lines);
+    json_put_integer(&line, "added", (long long)sums->added);
+    json_put_integer(&line, "updated", (long long)sums->updated);
+    json_put_integer(&line, "failed", (long long)sums->failed);
+    if (why)
+        json_put_error(&line, "error", why);
+    json_end_object(&line);
+    return !json_writer_failed(&line) && buffer_puts(out, "\n");
+}
+
 const struct call_timings *call_timings(const struct call *call)
 {
     return &call->timings;
@@ -266,6 +297,8 @@ static void call_finish(struct call *call, enum status status, struct error *err
                                api_options(call->api)->max_reply_bytes);
     }
     call->outcome = status;
+    if (status)
+        call->fault = *err;
     call->phase = PHASE_DONE;
     if (call->stream.begun || (call->stream.wanted && !status)) {
         stream_finish(call, status ? err : NULL); /* its headers have been read: none are added */

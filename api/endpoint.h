@@ -31,6 +31,7 @@ enum {
     BODY_IMAGE = 4, /* a raw picture; it becomes the first picture field of the table */
     BODY_FORMS = BODY_JSON | BODY_MULTIPART | BODY_IMAGE,
     BODY_OPTIONAL = 8, /* an empty body is fine */
+    BODY_LINES = 16,   /* lines of JSON (LINES_TYPE), any number of them; see api.h */
 };
 
 /* A picture for examples. */
@@ -77,10 +78,11 @@ struct call {
     struct lane *lane;         /* whose model answers; NULL = none */
     const struct model *model; /* lane_model(lane) */
     uint64_t deadline_ns;
-    struct json_writer out; /* inside the reply's object */
-    struct job *job;        /* in finish(): the job that is done */
-    void *state;            /* the endpoint's own, from the arena */
-    int stage;              /* the endpoint's own; 0 at first */
+    struct json_writer out;  /* inside the reply's object */
+    struct job *job;         /* in finish(): the job that is done */
+    void *state;             /* the endpoint's own, from the arena */
+    struct call_lines lines; /* of a body of lines: how far begin() and finish() came */
+    int stage;               /* the endpoint's own; 0 at first */
     /* Called when the call is freed, for what does not live in the arena. */
     void (*release_state)(void *state);
 
@@ -96,6 +98,7 @@ struct call {
     struct job *submit_job;
     struct stream stream;
     enum status outcome; /* once it is done */
+    struct error fault;  /* likewise; outcome is its status */
     /* Guards what follows and the shared part of stream; last in the order. */
     pthread_mutex_t lock;
     struct job *running;

@@ -463,34 +463,45 @@ static enum status boolean_from_text(const struct field *field, const char *text
     return STATUS_OK;
 }
 
-/* The one JSON value of a text field; kept alive by form->extra. */
-static json_t *json_from_text(struct form *form, struct span text, bool must_be_json,
-                              const char *param, struct error *err)
+/* Kept alive by form->extra. Takes the value; NULL = out of memory. */
+static json_t *keep_json(struct form *form, json_t *value, struct error *err)
 {
-    json_t *value;
-    const char *first = text.data + strspn(text.data, " \t\r\n");
-    if (must_be_json || *first == '{' || *first == '[') {
-        value = parse_json(text.data, text.size, JSON_DECODE_ANY, err);
-        if (!value) {
-            error_prefix(err, "'%s'", param);
-            error_name_param(err, param);
-            return NULL;
-        }
-    } else {
-        value = json_stringn(text.data, text.size);
-    }
     if (!form->extra)
         form->extra = json_array();
     if (!value || !form->extra) {
         json_decref(value);
-        error_no_memory(err, "the request's fields");
-        return NULL;
+        value = NULL;
+    } else if (json_array_append_new(form->extra, value)) { /* which has given the value back */
+        value = NULL;
     }
-    if (json_array_append_new(form->extra, value)) { /* which has given the value back */
+    if (!value)
         error_no_memory(err, "the request's fields");
-        return NULL;
-    }
     return value;
+}
+
+json_t *form_parse_json(struct form *form, struct span text, const char *param, struct error *err)
+{
+    json_t *value = parse_json(text.data, text.size, JSON_DECODE_ANY, err);
+    if (value)
+        return keep_json(form, value, err);
+    error_prefix(err, "'%s'", param);
+    error_name_param(err, param);
+    return NULL;
+}
+
+void form_forget_json(struct form *form)
+{
+    json_array_remove(form->extra, json_array_size(form->extra) - 1);
+}
+
+/* The one JSON value of a text field. */
+static json_t *json_from_text(struct form *form, struct span text, bool must_be_json,
+                              const char *param, struct error *err)
+{
+    const char *first = text.data + strspn(text.data, " \t\r\n");
+    return must_be_json || *first == '{' || *first == '['
+               ? form_parse_json(form, text, param, err)
+               : keep_json(form, json_stringn(text.data, text.size), err);
 }
 
 /* All pieces of one field → its value. */
@@ -616,14 +627,21 @@ static bool is_media_type(const char *content_type, const char *type)
     return type[n - 1] == '/' || !next || next == ';' || next == ' ' || next == '\t';
 }
 
+bool form_is_lines(const char *content_type)
+{
+    return content_type && (is_media_type(content_type, LINES_TYPE) ||
+                            is_media_type(content_type, "application/jsonl"));
+}
+
 static enum status unsupported_media(const struct form_request *request, struct error *err)
 {
     const char *type = request->content_type;
     return error_set(err, STATUS_UNSUPPORTED_MEDIA,
-                     "Content-Type %s%.100s is not accepted; send %s%s%s",
+                     "Content-Type %s%.100s is not accepted; send %s%s%s%s",
                      type && *type ? "" : "(none)", type ? type : "",
                      request->body_forms & BODY_JSON ? "application/json" : "no body",
                      request->body_forms & BODY_MULTIPART ? ", multipart/form-data" : "",
+                     request->body_forms & BODY_LINES ? ", " LINES_TYPE : "",
                      request->body_forms & BODY_IMAGE
                          ? ", or a picture itself (image/jpeg, image/png, image/webp)"
                          : "");
@@ -647,6 +665,10 @@ static enum status parse_body(struct form *form, struct pieces *pieces,
             return error_set(err, STATUS_UNSUPPORTED_MEDIA,
                              "charset '%s' is not accepted; JSON is UTF-8", charset);
         return parse_json_body(form, request, err);
+    }
+    if ((request->body_forms & BODY_LINES) && form_is_lines(type)) {
+        form->is_lines = true;
+        return STATUS_OK;
     }
     if ((request->body_forms & BODY_MULTIPART) && is_media_type(type, "multipart/form-data"))
         return read_multipart(form, pieces, request, err);

@@ -88,6 +88,7 @@ struct form {
     struct arena *arena;
     json_t *root;  /* owned: the JSON body */
     json_t *extra; /* owned: array of JSON values parsed from text fields */
+    bool is_lines; /* the body is lines of JSON, which the endpoint reads from the request itself */
     size_t n_fields;
     const struct field *fields[FORM_FIELDS_MAX];
     struct form_value values[FORM_FIELDS_MAX];
@@ -116,10 +117,21 @@ double form_number(const struct form *form, const char *name, double otherwise);
 bool form_boolean(const struct form *form, const char *name, bool otherwise);
 json_t *form_json(const struct form *form, const char *name); /* borrowed; NULL = absent */
 
+/* A body's media type: lines of JSON. */
+bool form_is_lines(const char *content_type);
+#define LINES_TYPE "application/x-ndjson"
+
+/* A JSON text, kept by the form (until form_forget_json); `param` names it in errors. NULL:
+ * STATUS_BAD_JSON, STATUS_NO_MEMORY. */
+json_t *form_parse_json(struct form *form, struct span text, const char *param, struct error *err);
+/* Gives back the last one that was parsed so: nothing may be borrowed from it any more. */
+void form_forget_json(struct form *form);
+
 /* A picture from a JSON value (string, {"b64"} or {"url"}); `param` names it in errors. */
 enum status picture_from_json(const json_t *value, const char *param, struct picture *out,
                               struct error *err);
-/* A vector of finite numbers from a JSON list, into the arena. */
+/* A vector of finite numbers from a JSON list, or from base64 of little-endian f32, into the arena.
+ */
 enum status vector_from_json(const json_t *value, const char *param, struct arena *arena,
                              float **out, size_t *n, struct error *err);
 /* A string of a JSON value; STATUS_WRONG_TYPE names `param` and what was found. */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "api/base64.h"
 #include "api/form_internal.h"
 #include "core/base/utf8.h"
 
@@ -95,9 +96,34 @@ enum status picture_from_json(const json_t *value, const char *param, struct pic
     return picture_from_text(span, param, out, err);
 }
 
+static enum status vector_from_base64(const json_t *value, const char *param, struct arena *arena,
+                                      float **out, size_t *n, struct error *err)
+{
+    size_t n_text = json_string_length(value), size, at;
+    float *vector = arena_alloc(arena, base64_decoded_max(n_text));
+    if (!vector)
+        return error_no_memory(err, "a vector");
+    if (!base64_decode(json_string_value(value), n_text, (unsigned char *)vector, &size, &at))
+        return error_set_param(err, STATUS_BAD_BASE64, param,
+                               "'%s' as a string must be base64 (at character %zu)", param, at);
+    if (!size || size % sizeof *vector)
+        return error_set_param(err, STATUS_UNPROCESSABLE, param,
+                               "'%s' as base64 has %zu bytes; expected 4 for each number", param,
+                               size);
+    for (size_t i = 0; i < size / sizeof *vector; i++)
+        if (!isfinite(vector[i]))
+            return error_set_param(err, STATUS_OUT_OF_RANGE, param,
+                                   "'%s' holds a number (at %zu) that is not finite", param, i);
+    *out = vector;
+    *n = size / sizeof *vector;
+    return STATUS_OK;
+}
+
 enum status vector_from_json(const json_t *value, const char *param, struct arena *arena,
                              float **out, size_t *n, struct error *err)
 {
+    if (json_is_string(value))
+        return vector_from_base64(value, param, arena, out, n, err);
     if (!json_is_array(value))
         return field_wrong_type(param, "a list of numbers", json_kind(value), err);
     size_t count = json_array_size(value);

@@ -195,6 +195,12 @@ static void put_body(struct json_writer *out, const struct endpoint *endpoint, s
         put_object_schema(out, tables, n, KIND_MULTIPART, max_items);
         json_end_object(out);
     }
+    if (endpoint->body & BODY_LINES) {
+        json_begin_object(out, LINES_TYPE);
+        put_json(out, "schema",
+                 "{'type': 'string', 'description': 'one item a line, each as in items'}");
+        json_end_object(out);
+    }
     if (endpoint->body & BODY_IMAGE) {
         static const char *const types[] = {"image/jpeg", "image/png", "image/webp"};
         for (size_t i = 0; i < ARRAY_LENGTH(types); i++) {

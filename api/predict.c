@@ -173,6 +173,7 @@ const struct endpoint endpoint_predict = {
     .body = BODY_JSON | BODY_MULTIPART,
     .fields = fields,
     .reply = reply,
+    .example = "{'entries': {'clip': {'textual': {'modelName': 'clip'}}}, 'text': 'a cat'}",
     .begin = begin,
     .finish = finish,
 };

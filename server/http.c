@@ -13,26 +13,31 @@
  *                                                           ▼                      ▼ read_stream …
  *                                                          close_exchange ←────────┘
  *
+ * A body of lines (api.h) is not waited for. BODY turns into FEEDING, suspended like WAITING, each
+ * time enough of it is there or it ends; calls deal with that, and it goes back to BODY for more
+ * (lines.c). MHD can send nothing before the body's end, so the results gather until then:
+ *
+ *    BODY ⇄ FEEDING ── the end, or a fault ──→ READY, or REFUSED where more is still coming
+ *
  * STREAMING: the HTTP thread sends what the call has, and suspends the connection when that is
  * nothing, while workers still step the call; each of the two holds the exchange, and whoever ends
  * last gives it back (settle).
  *
  * Invariants:
  *  1. HTTP threads never block or compute: a call that is not inline is stepped on the workers.
- *  2. An exchange belongs to the HTTP thread in all states but WAITING and STREAMING, and to the
- *     worker (or the runtime, between steps) in WAITING. The watcher only sends a call's cancel or
- *     a 408. In STREAMING the worker has the call's steps, the HTTP thread the connection and
- *     call_stream_read(), and `lock` guards is_suspended.
+ *  2. An exchange belongs to the HTTP thread in all states but WAITING, FEEDING and STREAMING, and
+ * to the worker (or the runtime, between steps) in WAITING and FEEDING. The watcher only sends a
+ * call's cancel or a 408. In STREAMING the worker has the call's steps, the HTTP thread the
+ * connection and call_stream_read(), and `lock` guards is_suspended.
  *  3. What admission_enter() counted is given back exactly once, in settle().
  *  4. A watch is removed before the connection is resumed with a whole reply, or closed.
  *  5. A connection is resumed by whoever clears is_suspended. While it is set MHD cannot close the
  *     connection; read_stream sets it under the lock under which it found nothing to send, so that
  *     no stream_ready can be missed.
  */
-#include "server/http.h"
+#include "server/http_internal.h"
 
 #include <errno.h>
-#include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,75 +49,21 @@
 #include "core/base/size.h"
 #include "server/client.h"
 #include "server/gzip.h"
-#include "server/headers.h"
 #include "server/listen.h"
 #include "server/log.h"
-#include "server/watcher.h"
-#include "server/workers.h"
 
 enum {
     SWALLOW_BYTES_MAX =
         64 << 20, /* of a refused body that we read so that the reply gets through */
-    REQUEST_ID_MAX = 128,
     CONNECTION_MEMORY = 64 << 10, /* of a connection's headers */
-    RETRY_AFTER_S = 1,
-    RETRY_AFTER_DRAINING_S = 5, /* another replica, or this one again */
+    RETRY_AFTER_DRAINING_S = 5,   /* another replica, or this one again */
     CORS_MAX_AGE_S = 3600,
     TLS_FILE_BYTES_MAX = 1 << 20,
     STOP_WAIT_S = 10,
     STREAM_BLOCK = 16 << 10, /* read from a stream at once, at most */
 };
 
-struct http_server {
-    struct process *process;
-    struct MHD_Daemon *daemon;
-    struct workers *workers;
-    struct watcher *watcher;
-    atomic_size_t exchanges; /* open, whatever their state */
-    char address[300];
-    char *tls_cert, *tls_key; /* PEM; NULL = plain HTTP */
-};
-
-enum exchange_state { NEW, BODY, REFUSED, WAITING, STREAMING, READY };
-
-struct exchange {
-    struct http_server *server;
-    struct MHD_Connection *connection;
-    enum exchange_state state;
-    uint64_t received_ns;
-
-    char *uri; /* path, NUL, query */
-    char *query;
-    char method[16];
-    char request_id[REQUEST_ID_MAX + 1];
-    char key_name[KEY_NAME_MAX];
-    char client[ADDRESS_SIZE];
-    char trace[TRACE_ID_SIZE];
-    bool takes_gzip;
-
-    struct route route;
-    bool admitted;
-    size_t counted_bytes; /* what admission was told */
-    struct buffer body;
-    size_t swallowed;
-
-    struct call *call;
-    struct http_reply reply; /* of a fault that the server itself found */
-    enum status code;        /* that fault */
-    struct ticket ticket;
-    struct watch watch;
-
-    /* Streams. */
-    pthread_mutex_t
-        lock; /* guards is_suspended; taken before a call's lock, never in a watcher's */
-    bool is_suspended;
-    atomic_bool is_stream;
-    atomic_uint n_holders; /* HTTP side; and the worker's, while a stream's call is under way */
-    bool sent;             /* the reply went out whole */
-    size_t streamed_bytes;
-};
-
-static struct exchange *exchange_of_ticket(struct ticket *ticket)
+struct exchange *exchange_of_ticket(struct ticket *ticket)
 {
     return (struct exchange *)((char *)ticket - offsetof(struct exchange, ticket));
 }
@@ -152,6 +103,11 @@ static void *open_exchange(void *cls, const char *uri, struct MHD_Connection *co
     return exchange;
 }
 
+static struct http_reply *reply_of(struct exchange *exchange)
+{
+    return exchange->call ? call_reply(exchange->call) : &exchange->reply;
+}
+
 /* One holder less. The last: one line in the log, and everything given back. */
 static void settle(struct exchange *exchange)
 {
@@ -159,7 +115,7 @@ static void settle(struct exchange *exchange)
         return;
     struct http_server *server = exchange->server;
     struct process *process = server->process;
-    const struct http_reply *reply = exchange->call ? call_reply(exchange->call) : &exchange->reply;
+    const struct http_reply *reply = reply_of(exchange);
     bool is_stream = atomic_load(&exchange->is_stream), sent = exchange->sent;
     int status = sent ? reply->status : status_info(STATUS_CANCELLED)->http_status;
     if (exchange->call && !exchange->code)
@@ -175,7 +131,7 @@ static void settle(struct exchange *exchange)
         .trace = exchange->trace,
         .code = status_info(sent ? exchange->code : STATUS_CANCELLED)->code,
         .status = status,
-        .bytes_in = exchange->body.size + exchange->swallowed,
+        .bytes_in = exchange->body.size + exchange->swallowed + exchange->feed.bytes,
         .bytes_out = is_stream ? exchange->streamed_bytes
                      : sent    ? reply->body.size
                                : 0,
@@ -200,6 +156,7 @@ static void settle(struct exchange *exchange)
     call_free(exchange->call);
     reply_release(&exchange->reply);
     buffer_release(&exchange->body);
+    buffer_release(&exchange->feed.results);
     pthread_mutex_destroy(&exchange->lock);
     free(exchange->uri);
     free(exchange);
@@ -234,7 +191,7 @@ static void add_header(struct MHD_Response *response, const char *name, const ch
         MHD_add_response_header(response, name, value);
 }
 
-static const char *header(struct exchange *exchange, const char *name)
+const char *exchange_header(struct exchange *exchange, const char *name)
 {
     return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
 }
@@ -243,7 +200,7 @@ static const char *header(struct exchange *exchange, const char *name)
 static void add_cors_headers(struct exchange *exchange, struct MHD_Response *response)
 {
     const struct setting_list *allowed = &exchange->server->process->settings.cors_allow_origins;
-    const char *allow = cors_allow(allowed, header(exchange, MHD_HTTP_HEADER_ORIGIN));
+    const char *allow = cors_allow(allowed, exchange_header(exchange, MHD_HTTP_HEADER_ORIGIN));
     if (!allowed->n)
         return;
     add_header(response, MHD_HTTP_HEADER_VARY, "Origin");
@@ -275,7 +232,7 @@ static enum MHD_Result queue_response(struct exchange *exchange, const struct ht
 
 static enum MHD_Result send_reply(struct exchange *exchange)
 {
-    struct http_reply *reply = exchange->call ? call_reply(exchange->call) : &exchange->reply;
+    struct http_reply *reply = reply_of(exchange);
     exchange->state = READY;
     return queue_response(exchange, reply,
                           MHD_create_response_from_buffer(
@@ -321,10 +278,10 @@ static enum MHD_Result refuse(struct exchange *exchange, const struct error *err
     exchange->state = REFUSED;
     buffer_release(&exchange->body);
     if (before_body) {
-        const char *length = header(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
-        bool has_body = length || header(exchange, MHD_HTTP_HEADER_TRANSFER_ENCODING);
+        const char *length = exchange_header(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
+        bool has_body = length || exchange_header(exchange, MHD_HTTP_HEADER_TRANSFER_ENCODING);
         bool huge = length && strtoull(length, NULL, 10) > SWALLOW_BYTES_MAX;
-        if (!has_body || huge || header(exchange, MHD_HTTP_HEADER_EXPECT))
+        if (!has_body || huge || exchange_header(exchange, MHD_HTTP_HEADER_EXPECT))
             return send_reply(exchange);
     }
     return MHD_YES;
@@ -335,7 +292,7 @@ static enum MHD_Result refuse(struct exchange *exchange, const struct error *err
 
 static void take_request_id(struct exchange *exchange)
 {
-    const char *given = header(exchange, "X-Request-Id");
+    const char *given = exchange_header(exchange, "X-Request-Id");
     size_t n = given ? strlen(given) : 0;
     bool usable = n > 0 && n <= REQUEST_ID_MAX;
     for (size_t i = 0; i < n && usable; i++)
@@ -357,8 +314,8 @@ static void note_client(struct exchange *exchange)
         MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     bool trusted = exchange->server->process->settings.trust_forwarded;
     client_address(info ? info->client_addr : NULL,
-                   trusted ? header(exchange, "X-Forwarded-For") : NULL, exchange->client);
-    trace_id(header(exchange, "traceparent"), exchange->trace);
+                   trusted ? exchange_header(exchange, "X-Forwarded-For") : NULL, exchange->client);
+    trace_id(exchange_header(exchange, "traceparent"), exchange->trace);
 }
 
 /* A browser asks whether a page from elsewhere may make a request. It sends no key with that. */
@@ -366,8 +323,9 @@ static bool answer_preflight(struct exchange *exchange)
 {
     const struct settings *settings = &exchange->server->process->settings;
     if (strcmp(exchange->method, MHD_HTTP_METHOD_OPTIONS) ||
-        !header(exchange, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_METHOD) ||
-        !cors_allow(&settings->cors_allow_origins, header(exchange, MHD_HTTP_HEADER_ORIGIN)))
+        !exchange_header(exchange, MHD_HTTP_HEADER_ACCESS_CONTROL_REQUEST_METHOD) ||
+        !cors_allow(&settings->cors_allow_origins,
+                    exchange_header(exchange, MHD_HTTP_HEADER_ORIGIN)))
         return false;
     struct http_reply *reply = &exchange->reply;
     reply->status = MHD_HTTP_NO_CONTENT;
@@ -392,9 +350,10 @@ static enum status check_headers(struct exchange *exchange, unsigned *retry_afte
     if (!endpoint || !endpoint->is_public) {
         /* Without a key nobody learns which paths exist. */
         struct error key_error;
-        if (admission_check_key(
-                &process->admission, header(exchange, MHD_HTTP_HEADER_AUTHORIZATION),
-                header(exchange, "X-API-Key"), exchange->key_name, retry_after_s, &key_error)) {
+        if (admission_check_key(&process->admission,
+                                exchange_header(exchange, MHD_HTTP_HEADER_AUTHORIZATION),
+                                exchange_header(exchange, "X-API-Key"), exchange->key_name,
+                                retry_after_s, &key_error)) {
             *err = key_error;
             return err->status;
         }
@@ -405,14 +364,19 @@ static enum status check_headers(struct exchange *exchange, unsigned *retry_afte
     if (!endpoint->is_public && !endpoint->inline_reply && atomic_load(&process->draining))
         return error_set(err, STATUS_DRAINING, "the server is shutting down");
 
-    const char *length = header(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    const char *length = exchange_header(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
     unsigned long long bytes = length ? strtoull(length, NULL, 10) : 0;
+    if (route_takes_lines(&exchange->route,
+                          exchange_header(exchange, MHD_HTTP_HEADER_CONTENT_TYPE)))
+        lines_open(exchange);
+    if (exchange->feed.is_fed && bytes > lines_at_once(exchange))
+        bytes = lines_at_once(exchange); /* it is never held whole */
     if (bytes > exchange->body.max_bytes)
         return error_set(err, STATUS_BODY_TOO_LARGE,
                          "the body has %llu bytes; at most %zu are taken (max_body_mb)", bytes,
                          exchange->body.max_bytes);
     bool needs_body = endpoint->body && !(endpoint->body & BODY_OPTIONAL);
-    if (needs_body && !length && !header(exchange, MHD_HTTP_HEADER_TRANSFER_ENCODING))
+    if (needs_body && !length && !exchange_header(exchange, MHD_HTTP_HEADER_TRANSFER_ENCODING))
         return error_set(err, STATUS_LENGTH_REQUIRED,
                          "a body is needed, with Content-Length or Transfer-Encoding: chunked");
     if (endpoint->inline_reply)
@@ -425,11 +389,19 @@ static enum status check_headers(struct exchange *exchange, unsigned *retry_afte
     return STATUS_OK;
 }
 
-static int socket_of(struct exchange *exchange)
+void exchange_watch(struct exchange *exchange, bool hangup, uint64_t deadline_ns)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    return info ? info->connect_fd : -1;
+    watcher_add(exchange->server->watcher, &exchange->watch, info ? info->connect_fd : -1, hangup,
+                deadline_ns);
+}
+
+void exchange_expect_body(struct exchange *exchange)
+{
+    uint64_t timeout_s = exchange->server->process->settings.body_timeout_s;
+    if (timeout_s)
+        exchange_watch(exchange, false, clock_ns() + timeout_s * 1000000000ull);
 }
 
 static enum MHD_Result first_call(struct exchange *exchange, const char *method)
@@ -440,21 +412,43 @@ static enum MHD_Result first_call(struct exchange *exchange, const char *method)
     if (answer_preflight(exchange))
         return send_reply(exchange);
     exchange->takes_gzip = exchange->server->process->settings.gzip &&
-                           accepts_gzip(header(exchange, MHD_HTTP_HEADER_ACCEPT_ENCODING));
+                           accepts_gzip(exchange_header(exchange, MHD_HTTP_HEADER_ACCEPT_ENCODING));
     struct error err;
     unsigned retry_after_s = 0;
     if (check_headers(exchange, &retry_after_s, &err))
         return refuse(exchange, &err, retry_after_s, true);
     exchange->state = BODY;
-    unsigned timeout_s = (unsigned)exchange->server->process->settings.body_timeout_s;
-    if (timeout_s)
-        watcher_add(exchange->server->watcher, &exchange->watch, socket_of(exchange), false,
-                    exchange->received_ns + timeout_s * 1000000000ull);
+    exchange_expect_body(exchange);
     return MHD_YES;
 }
 
 /* ---- body
  * ---------------------------------------------------------------------------------------- */
+
+enum status exchange_hold(struct exchange *exchange, size_t bytes, struct error *err)
+{
+    if (!exchange->admitted || bytes <= exchange->counted_bytes)
+        return STATUS_OK;
+    enum status status =
+        admission_grow(&exchange->server->process->admission, bytes - exchange->counted_bytes, err);
+    if (!status)
+        exchange->counted_bytes = bytes;
+    return status;
+}
+
+static enum status append_body(struct exchange *exchange, const char *data, size_t size,
+                               struct error *err)
+{
+    size_t total = exchange->body.size + size;
+    if (total > exchange->body.max_bytes)
+        return error_set(err, STATUS_BODY_TOO_LARGE,
+                         "%s is longer than %zu bytes, the most that is taken (max_body_mb)",
+                         exchange->feed.is_fed ? "a line" : "the body", exchange->body.max_bytes);
+    enum status status = exchange_hold(exchange, total + exchange->feed.results.size, err);
+    if (!status && !buffer_append(&exchange->body, data, size))
+        status = error_no_memory(err, "the request's body");
+    return status;
+}
 
 static enum MHD_Result upload(struct exchange *exchange, const char *data, size_t size)
 {
@@ -463,39 +457,31 @@ static enum MHD_Result upload(struct exchange *exchange, const char *data, size_
         exchange->swallowed += size;
         return exchange->swallowed <= SWALLOW_BYTES_MAX ? MHD_YES : MHD_NO;
     }
-    size_t total = exchange->body.size + size;
-    if (total > exchange->body.max_bytes) {
-        error_set(&err, STATUS_BODY_TOO_LARGE,
-                  "the body is longer than %zu bytes, the most that is taken (max_body_mb)",
-                  exchange->body.max_bytes);
-        return refuse(exchange, &err, 0, false);
+    if (!append_body(exchange, data, size, &err)) {
+        if (exchange->feed.is_fed)
+            lines_note(exchange, size);
+        return MHD_YES;
     }
-    if (exchange->admitted && total > exchange->counted_bytes) { /* came without a length */
-        if (admission_grow(&exchange->server->process->admission, total - exchange->counted_bytes,
-                           &err))
-            return refuse(exchange, &err, RETRY_AFTER_S, false);
-        exchange->counted_bytes = total;
+    if (exchange->feed.is_fed) {
+        lines_close(exchange, &err);
+        return MHD_YES;
     }
-    if (!buffer_append(&exchange->body, data, size)) {
-        error_no_memory(&err, "the request's body");
-        return refuse(exchange, &err, RETRY_AFTER_S, false);
-    }
-    return MHD_YES;
+    return refuse(exchange, &err, err.status == STATUS_BODY_TOO_LARGE ? 0 : RETRY_AFTER_S, false);
 }
 
 /* ---- working on it
  * -------------------------------------------------------------------------------- */
 
-/* Whether the finished call's reply is to be compressed, which is work for a worker. */
+/* Whether the finished reply is to be compressed, which is work for a worker. */
 static bool wants_gzip(struct exchange *exchange)
 {
-    return exchange->takes_gzip && gzip_pays(call_reply(exchange->call));
+    return exchange->takes_gzip && gzip_pays(reply_of(exchange));
 }
 
 /* Worker thread: the reply is there. */
-static void hand_back(struct exchange *exchange)
+void exchange_hand_back(struct exchange *exchange)
 {
-    struct http_reply *reply = call_reply(exchange->call);
+    struct http_reply *reply = reply_of(exchange);
     if (wants_gzip(exchange) && gzip_body(&reply->body)) {
         reply_header(reply, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
         reply_header(reply, MHD_HTTP_HEADER_VARY, "Accept-Encoding");
@@ -509,20 +495,24 @@ static void hand_back(struct exchange *exchange)
 /* Worker thread: an inline call is done, but its reply is long. */
 static void compress_exchange(struct ticket *ticket)
 {
-    hand_back(exchange_of_ticket(ticket));
+    exchange_hand_back(exchange_of_ticket(ticket));
 }
 
 /* Worker thread. */
-static void step_exchange(struct ticket *ticket)
+void exchange_step(struct ticket *ticket)
 {
     struct exchange *exchange = exchange_of_ticket(ticket);
+    if (exchange->feed.is_fed) {
+        lines_step(exchange);
+        return;
+    }
     if (!call_step(exchange->call))
         return; /* the runtime has it: wake_exchange comes, perhaps already has */
     if (atomic_load(&exchange->is_stream)) {
         settle(exchange);
         return;
     }
-    hand_back(exchange);
+    exchange_hand_back(exchange);
 }
 
 /* Worker thread, in call_step: the call's stream begins, has more, or has ended. */
@@ -553,6 +543,10 @@ static void wake_exchange(void *context)
 static void client_gone(struct watch *watch)
 {
     struct exchange *exchange = exchange_of_watch(watch);
+    if (exchange->feed.is_fed) {
+        lines_gone(exchange);
+        return;
+    }
     call_cancel(exchange->call);
     if (atomic_load(&exchange->is_stream)) /* it may be MHD that waits for the client to read */
         shutdown(watch->fd, SHUT_RDWR);
@@ -566,7 +560,12 @@ static void client_late(struct watch *watch)
         "{\"error\": {\"type\": \"timeout_error\", \"code\": \"body_timeout\", "
         "\"message\": \"the body did not arrive in time\", \"param\": null}}";
     char reply[512];
-    if (exchange_of_watch(watch)->server->tls_cert) { /* its bytes would be no TLS */
+    struct exchange *exchange = exchange_of_watch(watch);
+    if (exchange->feed.is_waiting) {
+        workers_push(exchange->server->workers, &exchange->ticket);
+        return;
+    }
+    if (exchange->server->tls_cert) { /* its bytes would be no TLS */
         shutdown(watch->fd, SHUT_RDWR);
         return;
     }
@@ -581,11 +580,30 @@ static void client_late(struct watch *watch)
 
 static unsigned requested_timeout_ms(struct exchange *exchange)
 {
-    const char *text = header(exchange, "X-Request-Timeout-Ms");
+    const char *text = exchange_header(exchange, "X-Request-Timeout-Ms");
     if (!text || text[0] < '0' || text[0] > '9')
         return 0;
     unsigned long value = strtoul(text, NULL, 10);
     return value > 86400000 ? 86400000 : (unsigned)value;
+}
+
+struct call *exchange_call(struct exchange *exchange, const char *body, size_t size,
+                           struct error *err)
+{
+    const struct http_request request = {
+        .query = exchange->query,
+        .content_type = exchange_header(exchange, MHD_HTTP_HEADER_CONTENT_TYPE),
+        .body = body ? body : "",
+        .body_bytes = size,
+        .request_id = exchange->request_id,
+        .received_ns = exchange->feed.is_fed ? clock_ns() : exchange->received_ns,
+        .timeout_ms = requested_timeout_ms(exchange),
+        .if_none_match = exchange_header(exchange, MHD_HTTP_HEADER_IF_NONE_MATCH),
+        .accept = exchange_header(exchange, MHD_HTTP_HEADER_ACCEPT),
+        .lines_before = exchange->feed.sums.lines,
+    };
+    return call_new(exchange->server->process->api, &exchange->route, &request, wake_exchange,
+                    exchange, err);
 }
 
 /* The body is complete. */
@@ -593,20 +611,8 @@ static enum MHD_Result dispatch(struct exchange *exchange)
 {
     struct http_server *server = exchange->server;
     watcher_remove(server->watcher, &exchange->watch);
-    const struct http_request request = {
-        .query = exchange->query,
-        .content_type = header(exchange, MHD_HTTP_HEADER_CONTENT_TYPE),
-        .body = exchange->body.data ? exchange->body.data : "",
-        .body_bytes = exchange->body.size,
-        .request_id = exchange->request_id,
-        .received_ns = exchange->received_ns,
-        .timeout_ms = requested_timeout_ms(exchange),
-        .if_none_match = header(exchange, MHD_HTTP_HEADER_IF_NONE_MATCH),
-        .accept = header(exchange, MHD_HTTP_HEADER_ACCEPT),
-    };
     struct error err;
-    exchange->call =
-        call_new(server->process->api, &exchange->route, &request, wake_exchange, exchange, &err);
+    exchange->call = exchange_call(exchange, exchange->body.data, exchange->body.size, &err);
     if (!exchange->call) {
         refuse(exchange, &err, RETRY_AFTER_S, false);
         return send_reply(exchange);
@@ -617,9 +623,9 @@ static enum MHD_Result dispatch(struct exchange *exchange)
     if (!is_done)
         call_allow_stream(exchange->call, stream_ready);
     exchange->state = WAITING;
-    exchange->ticket.run = is_done ? compress_exchange : step_exchange;
+    exchange->ticket.run = is_done ? compress_exchange : exchange_step;
     MHD_suspend_connection(exchange->connection);
-    watcher_add(server->watcher, &exchange->watch, socket_of(exchange), true, 0);
+    exchange_watch(exchange, true, 0);
     workers_push(server->workers, &exchange->ticket);
     return MHD_YES;
 }
@@ -642,6 +648,11 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
         return first_call(exchange, method);
     case BODY:
     case REFUSED:
+        if (exchange->state == BODY && exchange->feed.is_fed &&
+            (!*upload_data_size || lines_are_enough(exchange))) {
+            lines_feed(exchange, !*upload_data_size); /* what came stays MHD's until then */
+            return MHD_YES;
+        }
         if (*upload_data_size) {
             enum MHD_Result result = upload(exchange, upload_data, *upload_data_size);
             *upload_data_size = 0;
@@ -653,6 +664,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
     case STREAMING:
         return send_stream(exchange);
     case WAITING:
+    case FEEDING:
         break;
     }
     return MHD_YES;

@@ -201,6 +201,12 @@ enum status lane_check_room(struct lane *lane, size_t n_items, struct error *err
     return STATUS_OK;
 }
 
+size_t lane_room(const struct lane *lane)
+{
+    size_t max = lane->runtime->options.max_queue, depth = atomic_load(&lane->stats.queue_depth);
+    return depth < max ? max - depth : 0;
+}
+
 /* Takes n places in the queue, all or none. */
 static enum status take_places(struct lane *lane, size_t n, struct error *err)
 {

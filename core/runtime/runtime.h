@@ -88,6 +88,9 @@ enum status runtime_submit(struct lane *lane, struct job *job, struct error *err
  * STATUS_DRAINING: what admission asks before a picture is decoded. */
 enum status lane_check_room(struct lane *lane, size_t n_items, struct error *err);
 
+/* How many items would fit into the queue now. */
+size_t lane_room(const struct lane *lane);
+
 /* Seconds until a full queue should have room, from the measured service rate; at least 1. */
 unsigned lane_retry_after_s(const struct lane *lane);
 
