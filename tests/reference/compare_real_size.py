@@ -85,7 +85,10 @@ def ask(url, model, request):
         got = post(url, "/v1/embeddings", {"model": model, "input": [item]})["data"][0]["embedding"]
         off = relative(got, request["want"])
         return off, off < 1e-3, request.get("picture") or request["text"]
-    body = {"model": model, "image": picture_of(request)}
+    if "pictures" in request:
+        body = {"model": model, "images": [picture_of({"picture": name}) for name in request["pictures"]]}
+    else:
+        body = {"model": model, "image": picture_of(request)}
     if task == "classify":
         reply = post(url, "/v1/classify", {**body, "labels": request["labels"]})
         got = {row["label"]: row["score"] for row in reply["labels"]}
@@ -105,6 +108,10 @@ def ask(url, model, request):
         got = {row["answer"]: row["score"] for row in reply["answers"]}
         off = max(abs(got.get(row["answer"], math.inf) - row["score"]) for row in request["want"])
         return off, off < 1e-3, request["question"]
+    if task == "fill":
+        (token,) = post(url, "/v1/fill", {**body, "text": request["text"]})["tokens"]
+        off = abs(token["score"] - request["want"])
+        return off, off < 1e-3, request["text"]
     if task == "segment":
         return compare_masks(post(url, "/v1/segment", {**body, "prompts": request["prompts"]})["masks"], request)
     if task == "detect":

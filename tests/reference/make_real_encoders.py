@@ -1,6 +1,6 @@
 """make_real_size.py's other half: encoders at public size. Not for CI.
 
-    python tests/reference/make_real_encoders.py siglip-b16|vilt-vqa|clipseg|owlvit-b32|owlv2-b16|openclip-rn50|openclip-b32 FOLDER [--dtype …]
+    python tests/reference/make_real_encoders.py KIND FOLDER [--dtype …]      (--help lists the kinds)
 
 Writes FOLDER and FOLDER.reference.json, for compare_real_size.py.
 """
@@ -22,7 +22,8 @@ from tokenizers_tiny import bert_vocab, clip_bpe, sentencepiece_unigram
 from transformers import BertTokenizer, CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer, Owlv2Config
 from transformers import Owlv2ForObjectDetection, Owlv2ImageProcessorPil, OwlViTConfig, OwlViTForObjectDetection
 from transformers import OwlViTImageProcessorPil, PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessorPil
-from transformers import SiglipModel, ViltConfig, ViltForQuestionAnswering, ViltImageProcessorPil, ViltProcessor
+from transformers import SiglipModel, ViltConfig, ViltForImageAndTextRetrieval, ViltForImagesAndTextClassification
+from transformers import ViltForMaskedLM, ViltForQuestionAnswering, ViltImageProcessorPil, ViltProcessor
 from transformers import ViTImageProcessorPil
 
 
@@ -36,14 +37,15 @@ def pixels_of(images, picture):
     return images(open_rgb(picture), return_tensors="pt")["pixel_values"]
 
 
-def siglip(path, save):
+def siglip(path, save, **text):
+    """text: what differs from the defaults of the text config (SigLIP 2: a vocabulary of Gemma's size)."""
     with tempfile.TemporaryDirectory() as folder:
         sentencepiece_unigram(folder, 420)[0].save(os.path.join(path, "tokenizer.json"))
     settings = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "model_max_length": 64}
     settings.update({"tokenizer_class": "SiglipTokenizer", "model_input_names": ["input_ids"]})
     write_json(os.path.join(path, "tokenizer_config.json"), settings)
     SiglipImageProcessorPil().save_pretrained(path)
-    model = scramble(SiglipModel(SiglipConfig()), 1, gain=1.0)
+    model = scramble(SiglipModel(SiglipConfig(text_config=text)), 1, gain=1.0)
     with torch.no_grad():
         model.logit_scale.fill_(3.0)
         model.logit_bias.fill_(-2.0)
@@ -59,21 +61,72 @@ def siglip(path, save):
     return model, requests
 
 
-def vilt_vqa(path, save):
+def vilt(path, save, kind, **more):
+    """The model, and what gives its logits for a picture (or several) and a text."""
     vocab = bert_vocab(430, n_unused=90)
     BertTokenizer(vocab=vocab, model_max_length=40).save_pretrained(path)
     ViltImageProcessorPil().save_pretrained(path)
-    labels = {i: f"answer {i}" for i in range(3129)}
-    config = ViltConfig(id2label=labels, label2id={v: k for k, v in labels.items()})
-    model = save(scramble(ViltForQuestionAnswering(config), 1, gain=1.0), ViltForQuestionAnswering)
+    model = scramble(kind(ViltConfig(**more)), 1, gain=1.0)
+    for head in ("classifier", "rank_output"):  # answers that differ between pictures and texts
+        if hasattr(model, head):
+            layer = getattr(model, head)
+            (layer[-1] if head == "classifier" else layer).weight.mul_(4)
+    model = save(model, kind)
     processor = ViltProcessor(ViltImageProcessorPil.from_pretrained(path), BertTokenizer.from_pretrained(path))
+
+    def logits(pictures, text):
+        inputs = processor(images=[open_rgb(p) for p in pictures], text=text, return_tensors="pt")
+        if len(pictures) > 1:
+            inputs = {**inputs, "pixel_values": inputs["pixel_values"][None], "pixel_mask": inputs["pixel_mask"][None]}
+        return model(**inputs).logits[0]
+
+    return model, processor.tokenizer, logits
+
+
+def vilt_vqa(path, save):
+    labels = {i: f"answer {i}" for i in range(3129)}
+    more = {"id2label": labels, "label2id": {v: k for k, v in labels.items()}}
+    model, _, logits = vilt(path, save, ViltForQuestionAnswering, **more)
     requests = []
     for i, picture in enumerate(PICTURES):
         question = QUESTIONS[i % len(QUESTIONS)]
-        scores = torch.sigmoid(model(**processor(images=open_rgb(picture), text=question, return_tensors="pt")).logits[0])
+        scores = torch.sigmoid(logits([picture], question))
         best = scores.topk(3)
         want = [{"answer": labels[k], "score": s} for k, s in zip(best.indices.tolist(), best.values.tolist())]
         requests.append({"task": "vqa_scores", "picture": picture, "question": question, "want": want})
+    return model, requests
+
+
+def vilt_retrieval(path, save):
+    model, _, logits = vilt(path, save, ViltForImageAndTextRetrieval)
+    requests = []
+    for picture in PICTURES:
+        for text in QUESTIONS[:2]:
+            want = torch.sigmoid(logits([picture], text)[0]).item()
+            requests.append({"task": "match_score", "picture": picture, "text": text, "want": want})
+    return model, requests
+
+
+def vilt_nlvr2(path, save):
+    labels = {0: "False", 1: "True"}
+    more = {"num_images": 2, "modality_type_vocab_size": 3, "id2label": labels, "label2id": {"False": 0, "True": 1}}
+    model, _, logits = vilt(path, save, ViltForImagesAndTextClassification, **more)
+    requests = []
+    for first, second in zip(PICTURES, PICTURES[1:]):
+        scores = logits([first, second], QUESTIONS[0]).softmax(-1)
+        want = [{"answer": labels[i], "score": s} for i, s in enumerate(scores.tolist())]
+        requests.append({"task": "vqa_scores", "pictures": [first, second], "question": QUESTIONS[0], "want": want})
+    return model, requests
+
+
+def vilt_mlm(path, save):
+    model, tokenizer, logits = vilt(path, save, ViltForMaskedLM)
+    text = "a [MASK] photo of a cat"
+    at = tokenizer(text)["input_ids"].index(tokenizer.mask_token_id)
+    requests = []
+    for picture in PICTURES:
+        want = logits([picture], text)[at].softmax(-1).max().item()
+        requests.append({"task": "fill", "picture": picture, "text": text, "want": want})
     return model, requests
 
 
@@ -127,13 +180,21 @@ def open_clip(path, save, name):
 
 KINDS = {
     "siglip-b16": siglip,
+    "siglip2-b16": lambda p, s: siglip(p, s, vocab_size=256000),
     "vilt-vqa": vilt_vqa,
+    "vilt-retrieval": vilt_retrieval,
+    "vilt-nlvr2": vilt_nlvr2,
+    "vilt-mlm": vilt_mlm,
     "clipseg": clipseg,
     "owlvit-b32": lambda p, s: owl(p, s, OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessorPil, {}),
     "owlv2-b16": lambda p, s: owl(p, s, Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessorPil,
                                   {"image_size": 960, "patch_size": 16}),
     "openclip-rn50": lambda p, s: open_clip(p, s, "RN50"),
+    "openclip-rn101": lambda p, s: open_clip(p, s, "RN101"),
+    "openclip-rn50x4": lambda p, s: open_clip(p, s, "RN50x4"),
+    "openclip-rn50x16": lambda p, s: open_clip(p, s, "RN50x16"),
     "openclip-b32": lambda p, s: open_clip(p, s, "ViT-B-32"),
+    "openclip-b16-plus": lambda p, s: open_clip(p, s, "ViT-B-16-plus-240"),  # text width 640, pictures of 240
 }
 
 

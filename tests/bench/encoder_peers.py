@@ -1,0 +1,139 @@
+"""encoder_peers.py: an encoder's forward pass beside PyTorch's and ONNX Runtime's, in float32, on one core.
+
+    python tests/bench/encoder_peers.py export FOLDER     once: FOLDER.onnx (needs onnx)
+    python tests/bench/encoder_peers.py run FOLDER [--batch 1] [--rounds 3] [--program build/tests/bench/bench_forward]
+
+FOLDER is a checkpoint of tests/reference/make_real_encoders.py or of the public model. What is timed is all that a new
+picture and a text (CLIPSeg, OWL-ViT, ViLT) or a picture (the others) cost, as processor time, which hardly depends on
+what else runs. Programs take turns; the best of the rounds counts.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "reference"))
+N_TOKENS, SECONDS = 12, 1.5
+
+
+def open_clip_pictures(folder):
+    from make_open_clip import load
+
+    model, _, config = load(folder)
+    size = config["model_cfg"]["vision_cfg"]["image_size"]
+    return model.visual, lambda n: (torch.randn(n, 3, size, size),)
+
+
+class Picked(torch.nn.Module):
+    """A model with its inputs by position and its logits alone."""
+
+    def __init__(self, model, names, outputs=("logits",)):
+        super().__init__()
+        self.model, self.names, self.outputs = model, names, outputs
+
+    def forward(self, *inputs):
+        result = self.model(**dict(zip(self.names, inputs)))
+        return tuple(result[name] for name in self.outputs)
+
+
+def transformers_model(folder, name):
+    import transformers
+
+    model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
+    with open(os.path.join(folder, "preprocessor_config.json"), encoding="utf-8") as source:
+        size = json.load(source)["size"]
+    side = size.get("height") or size.get("shortest_edge")
+
+    def inputs(n):
+        return torch.arange(1, N_TOKENS + 1).repeat(n, 1), torch.randn(n, 3, side, side)
+
+    if name.startswith("Vilt"):
+        from make_vilt import Ordered
+
+        Ordered().__enter__()  # patches in reading order: the random order cannot be exported
+    outputs = ("logits", "pred_boxes") if "ObjectDetection" in name else ("logits",)
+    if name == "CLIPModel" or name == "SiglipModel":
+        return model.vision_model, lambda n: inputs(n)[1:]
+    return Picked(model, ("input_ids", "pixel_values"), outputs), inputs
+
+
+def load(folder):
+    """The reference's module, and what makes inputs for a batch of n."""
+    if os.path.exists(os.path.join(folder, "open_clip_config.json")):
+        return open_clip_pictures(folder)
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as source:
+        return transformers_model(folder, json.load(source)["architectures"][0])
+
+
+def export(folder, batch):
+    module, inputs = load(folder)
+    torch.onnx.export(module, inputs(batch), f"{folder}.{batch}.onnx", opset_version=17, dynamo=False)
+
+
+def cost(run, n):
+    """Processor time per item in ms, over SECONDS or at least two passes; the first is not counted."""
+    run()
+    passes, begin = 0, time.process_time()
+    while passes < 2 or time.process_time() < begin + SECONDS:
+        run()
+        passes += 1
+    return (time.process_time() - begin) * 1e3 / (n * passes)
+
+
+def ours(program, folder, n):
+    """The same for the passes that one item needs, one after another."""
+    out = subprocess.run([program, folder, str(n)], capture_output=True, text=True, check=True).stdout
+    costs = {name: float(ms) for name, ms in re.findall(r"^(\w+) .* ([0-9.]+) ms of processor time", out, re.M)}
+    passes = ["encode_images"] + (["score_pairs"] if "score_pairs" in costs else [])
+    if "score_pairs" in costs and "encode_texts" in costs:
+        passes.append("encode_texts")
+    return sum(costs[name] for name in passes)
+
+
+def run(folder, batch, rounds, program):
+    module, inputs = load(folder)
+    torch.set_num_threads(1)
+    tensors, peers = inputs(batch), {}
+    peers["pytorch"] = lambda: cost(lambda: module(*tensors), batch)
+    path = f"{folder}.{batch}.onnx"
+    if os.path.exists(path):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        fed = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), tensors)}
+        peers["onnxruntime"] = lambda: cost(lambda: session.run(None, fed), batch)
+    peers["vlmd"] = lambda: ours(program, folder, batch)
+    best = dict.fromkeys(peers, float("inf"))
+    for _ in range(rounds):
+        for name, measure in peers.items():
+            best[name] = min(best[name], measure())
+    for name, value in best.items():
+        print(f"{os.path.basename(folder)} batch {batch} {name:12} {value:8.2f} ms   vlmd takes {best['vlmd'] / value:.2f} of it")
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("action", choices=["export", "run"])
+    arguments.add_argument("folder")
+    arguments.add_argument("--batch", type=int, default=1)
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--program", default="build/tests/bench/bench_forward")
+    given = arguments.parse_args()
+    torch.set_grad_enabled(False)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if given.action == "export":
+        export(given.folder, given.batch)
+    else:
+        run(given.folder, given.batch, given.rounds, given.program)
+
+
+if __name__ == "__main__":
+    main()
