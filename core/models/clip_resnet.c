@@ -75,6 +75,31 @@ static void bind_stages(struct binder *binder, struct clip_resnet *resnet)
         }
 }
 
+/* One query a picture asks all of its rows, so neither keys nor values have to be made:
+ *   q_h · (K_h x_j + k_h) = (K_hᵀ q_h) · x_j + a constant, which softmax takes away,
+ *   Σ a_j (V_h x_j + v_h) = V_h (Σ a_j x_j) + v_h, as the a_j sum to 1. */
+static void bind_pooling(struct binder *binder, struct clip_resnet *resnet, size_t dim)
+{
+    static const char *const value_weight = "visual.attnpool.v_proj.weight";
+    static const char *const value_bias = "visual.attnpool.v_proj.bias";
+    size_t n_heads = resnet->config.n_heads, head_dim = dim / n_heads;
+    const float *unused;
+    resnet->asks = calloc(n_heads, sizeof *resnet->asks);
+    resnet->values = calloc(n_heads, sizeof *resnet->values);
+    if (!resnet->asks || !resnet->values) {
+        bind_fault(binder, "out of memory for %zu attention heads", n_heads);
+        return;
+    }
+    bind_linear(binder, &resnet->q, dim, dim, true, "visual.attnpool.q_proj");
+    bind_tensor(binder, &resnet->key_weight, (const size_t[]){dim, dim, 0},
+                "visual.attnpool.k_proj.weight");
+    bind_tensor(binder, &unused, (const size_t[]){dim, 0}, "visual.attnpool.k_proj.bias");
+    for (size_t h = 0; h < n_heads; h++)
+        bind_linear_rows(binder, &resnet->values[h], dim, h * head_dim, head_dim, dim, value_weight,
+                         value_bias);
+    bind_linear(binder, &resnet->out, resnet->config.out_dim, dim, true, "visual.attnpool.c_proj");
+}
+
 void clip_resnet_bind(struct binder *binder, struct clip_resnet *resnet,
                       const struct clip_resnet_config *config)
 {
@@ -108,16 +133,36 @@ void clip_resnet_bind(struct binder *binder, struct clip_resnet *resnet,
     bind_tensor(binder, &resnet->positions,
                 (const size_t[]){resnet->grid * resnet->grid + 1, dim, 0},
                 "visual.attnpool.positional_embedding");
-    bind_linear(binder, &resnet->q, dim, dim, true, "visual.attnpool.q_proj");
-    bind_linear(binder, &resnet->k, dim, dim, true, "visual.attnpool.k_proj");
-    bind_linear(binder, &resnet->v, dim, dim, true, "visual.attnpool.v_proj");
-    bind_linear(binder, &resnet->out, config->out_dim, dim, true, "visual.attnpool.c_proj");
+    bind_pooling(binder, resnet, dim);
+}
+
+enum status clip_resnet_prepare(struct clip_resnet *resnet, struct error *err)
+{
+    size_t dim = resnet->q.n_in, n_heads = resnet->config.n_heads, head_dim = dim / n_heads;
+    float *to = resnet->turned = alloc_array(dim, dim * sizeof *to);
+    if (!to)
+        return error_no_memory(err, "a weight");
+    for (size_t h = 0; h < n_heads; h++, to += dim * head_dim) {
+        const float *from = resnet->key_weight + h * head_dim * dim;
+        for (size_t d = 0; d < head_dim; d++)
+            for (size_t i = 0; i < dim; i++)
+                to[i * head_dim + d] = from[d * dim + i];
+        enum status status = linear_init(&resnet->asks[h], to, DTYPE_F32, NULL, dim, head_dim, err);
+        if (status)
+            return status;
+    }
+    return STATUS_OK;
 }
 
 void clip_resnet_release(struct clip_resnet *resnet)
 {
+    for (size_t h = 0; resnet->asks && h < resnet->config.n_heads; h++)
+        linear_release(&resnet->asks[h]);
+    free(resnet->asks);
+    free(resnet->values);
+    free(resnet->turned);
     free(resnet->blocks);
-    resnet->blocks = NULL;
+    *resnet = (struct clip_resnet){0};
 }
 
 /* ---- forward -----------------------------------------------------------------------------------
@@ -217,43 +262,72 @@ static void place_rows(const struct clip_resnet *resnet, const float *x, size_t 
     }
 }
 
-/* Attention pooling: the mean's row asks all rows. → out [n, out_dim] */
+/* x [n, dim] through one layer per head: the heads' columns of from → the rows of to, or back. */
+static void each_head(const struct compute *compute, const struct linear *layers, size_t n_heads,
+                      const float *from, size_t from_row, size_t from_head, size_t n, float *in,
+                      float *result, float *to, size_t to_row, size_t to_head)
+{
+    for (size_t h = 0; h < n_heads; h++) {
+        size_t n_in = layers[h].n_in, n_out = layers[h].n_out;
+        for (size_t i = 0; i < n; i++)
+            memcpy(in + i * n_in, from + i * from_row + h * from_head, n_in * sizeof *in);
+        nn_linear(compute, &layers[h], in, n, ACTIVATION_NONE, NULL, result);
+        for (size_t i = 0; i < n; i++)
+            memcpy(to + i * to_row + h * to_head, result + i * n_out, n_out * sizeof *to);
+    }
+}
+
+/* Attention pooling: the mean's row asks all rows (see bind_pooling). → out [n, out_dim] */
 static enum status pool(const struct clip_resnet *resnet, const struct part *part, float *out,
                         struct error *err)
 {
+    enum { HEADS_EACH = 8 }; /* in one item of the attention, so that threads can share it */
     const struct compute *compute = part->compute;
     size_t n = part->n, dim = resnet->q.n_in, n_rows = resnet->grid * resnet->grid + 1;
+    size_t n_heads = resnet->config.n_heads, head_dim = dim / n_heads;
+    size_t n_groups = (n_heads + HEADS_EACH - 1) / HEADS_EACH;
     struct arena *scratch = compute->scratch;
     float *rows = arena_array(scratch, n * n_rows, dim * sizeof *rows);
-    float *k = arena_array(scratch, n * n_rows, dim * sizeof *k);
-    float *v = arena_array(scratch, n * n_rows, dim * sizeof *v);
     float *means = arena_array(scratch, n, dim * sizeof *means);
     float *q = arena_array(scratch, n, dim * sizeof *q);
-    struct attention_item *items = arena_array(scratch, n, sizeof *items);
-    if (!rows || !k || !v || !means || !q || !items)
+    float *asked = arena_array(scratch, n * n_heads, dim * sizeof *asked);
+    float *answers = arena_array(scratch, n * n_heads, dim * sizeof *answers);
+    float *one = arena_array(scratch, n, dim * sizeof *one);
+    struct attention_item *items = arena_array(scratch, n * n_groups, sizeof *items);
+    if (!rows || !means || !q || !asked || !answers || !one || !items)
         return error_no_memory(err, "a forward pass's activations");
     place_rows(resnet, part->x, n, rows);
     for (size_t i = 0; i < n; i++)
         memcpy(means + i * dim, rows + i * n_rows * dim, dim * sizeof *means);
+
+    /* 1. What each head asks for, in the rows' own terms. */
     nn_linear(compute, &resnet->q, means, n, ACTIVATION_NONE, NULL, q);
-    nn_linear(compute, &resnet->k, rows, n * n_rows, ACTIVATION_NONE, NULL, k);
-    nn_linear(compute, &resnet->v, rows, n * n_rows, ACTIVATION_NONE, NULL, v);
+    each_head(compute, resnet->asks, n_heads, q, dim, head_dim, n, means, one, asked, n_heads * dim,
+              dim);
+    /* 2. The rows, weighted: one head of width dim, whose queries are the heads. */
     for (size_t i = 0; i < n; i++)
-        items[i] = (struct attention_item){.q = q + i * dim,
-                                           .n_q = 1,
-                                           .q_stride = dim,
-                                           .k = k + i * n_rows * dim,
-                                           .v = v + i * n_rows * dim,
-                                           .n_kv = n_rows,
-                                           .kv_stride = dim,
-                                           .out = means + i * dim,
-                                           .out_stride = dim};
-    size_t n_heads = resnet->config.n_heads, head_dim = dim / n_heads;
-    struct attention_shape shape = {n_heads, n_heads, head_dim, 1 / sqrtf((float)head_dim), false};
-    enum status status = nn_attention(compute, &shape, items, n, err);
-    if (!status)
-        nn_linear(compute, &resnet->out, means, n, ACTIVATION_NONE, NULL, out);
-    return status;
+        for (size_t g = 0; g < n_groups; g++) {
+            size_t first = g * HEADS_EACH, at = (i * n_heads + first) * dim;
+            items[i * n_groups + g] = (struct attention_item){
+                .q = asked + at,
+                .n_q = n_heads - first < HEADS_EACH ? n_heads - first : HEADS_EACH,
+                .q_stride = dim,
+                .k = rows + i * n_rows * dim,
+                .v = rows + i * n_rows * dim,
+                .n_kv = n_rows,
+                .kv_stride = dim,
+                .out = answers + at,
+                .out_stride = dim};
+        }
+    struct attention_shape shape = {1, 1, dim, 1 / sqrtf((float)head_dim), false};
+    enum status status = nn_attention(compute, &shape, items, n * n_groups, err);
+    if (status)
+        return status;
+    /* 3. The values of that, and out. */
+    each_head(compute, resnet->values, n_heads, answers, n_heads * dim, dim, n, one, means, q, dim,
+              head_dim);
+    nn_linear(compute, &resnet->out, q, n, ACTIVATION_NONE, NULL, out);
+    return STATUS_OK;
 }
 
 /* Floats of the largest map of one picture: the picture itself or what leaves the stem. */

@@ -31,13 +31,20 @@ struct clip_resnet {
     size_t n_blocks;
     size_t grid;            /* the last stage's map is grid × grid */
     const float *positions; /* [1 + grid², dim], the mean's first */
-    struct linear q, k, v;  /* [dim, dim] */
-    struct linear out;      /* [out_dim, dim] */
+    /* Attention pooling; dim = head_dim · n_heads. */
+    struct linear q;         /* [dim, dim] */
+    struct linear *asks;     /* each head's [dim, head_dim]: the keys' weight, turned */
+    struct linear *values;   /* each head's [head_dim, dim] */
+    struct linear out;       /* [out_dim, dim] */
+    const float *key_weight; /* [dim, dim] */
+    float *turned;           /* owned: what `asks` lie in */
 };
 
-/* Binds "visual.…". Release also when the binder failed afterwards. */
+/* Binds "visual.…"; where the binder succeeded, prepare comes next. Release also when either
+ * failed. */
 void clip_resnet_bind(struct binder *binder, struct clip_resnet *resnet,
                       const struct clip_resnet_config *config);
+enum status clip_resnet_prepare(struct clip_resnet *resnet, struct error *err);
 void clip_resnet_release(struct clip_resnet *resnet);
 
 /* n pictures of image_size × image_size (STATUS_UNPROCESSABLE otherwise) → out [n, out_dim]. */

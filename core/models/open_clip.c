@@ -440,6 +440,8 @@ static enum status open_clip_load(struct model *model, struct error *err)
     bind_scalar(&binder, &clip->logit_scale, "logit_scale", false);
     bind_scalar(&binder, &clip->logit_bias, "logit_bias", true); /* trained as SigLIP */
     status = binder_finish(&binder, &model->bound);
+    if (!status && config->is_resnet)
+        status = clip_resnet_prepare(&clip->resnet, err);
     if (status)
         goto out;
     model->n_parameters = binder.n_parameters;
