@@ -58,9 +58,11 @@ enum status nn_attention(const struct compute *compute, const struct attention_s
                          "%zu attention heads cannot share %zu key/value heads", shape->n_heads,
                          shape->n_kv_heads);
     struct attention_job job = {shape, items, n_items, kernels()->group_rows};
-    size_t n_tasks = 0;
-    for (size_t i = 0; i < n_items; i++)
+    size_t n_tasks = 0, cost = 0;
+    for (size_t i = 0; i < n_items; i++) {
         n_tasks += item_tasks(&job, &items[i]);
-    pool_run(compute->pool, n_tasks, attention_task, &job);
+        cost += 2 * items[i].n_q * items[i].n_kv * shape->n_heads * shape->head_dim;
+    }
+    pool_run_sized(compute->pool, n_tasks, 2 * cost, attention_task, &job);
     return STATUS_OK;
 }

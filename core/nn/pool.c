@@ -4,12 +4,13 @@
  * DESIGN
  * A job is published in `state`, one word: [sequence | CLOSED | number of workers inside]. The
  * fields of the job itself are plain: they are written before `state` opens the job (release) and
- * read only by workers that have entered it (acquire).
+ * read only by workers that have entered it (acquire); but `width`, which is looked at before.
  *
  *     idle (closed, 0 inside) --publish--> open --close--> closed, k inside --last leaves--> idle
  *
- * 1. A worker enters an open job by adding 1 to `state`; nobody enters a closed one. A worker that
- *    wakes late thus never delays a job that the others have already finished.
+ * 1. A worker enters an open job by adding 1 to `state`, at most once; nobody enters a closed one,
+ * nor do those whose index is not below its width: a small job takes few threads, always the same.
+ * A worker that wakes late thus never delays a job that the others have already finished.
  * 2. Task numbers are dealt out in `ranges`, one for each thread: neighbouring tasks tend to share
  *    data, and the same thread gets the same part of one operation after another. Who is through
  *    with its own range takes from the others'. The caller works like any worker, then closes the
@@ -20,7 +21,7 @@
  *
  * Sleeping never misses a wake-up: the sleeper announces itself in `n_sleeping` and then looks at
  * `state` again, the publisher changes `state` and then looks at `n_sleeping` (both sequentially
- * consistent).
+ * consistent). A worker spins only for a while after it has last worked, whatever is published.
  */
 #include "core/nn/pool.h"
 
@@ -36,11 +37,13 @@
 
 #include "core/base/size.h"
 
-enum { POOL_THREADS_MAX = 1024, SPIN_NS = 25000 };
+/* COST_PER_THREAD: some microseconds of work, so that taking another thread pays. */
+enum { POOL_THREADS_MAX = 1024, SPIN_NS = 25000, COST_PER_THREAD = 1 << 18 };
 
 #define STATE_INSIDE ((uint64_t)0xFFFF)
 #define STATE_CLOSED ((uint64_t)0x10000)
 #define STATE_NEXT   ((uint64_t)0x20000) /* one step of the sequence number */
+#define STATE_NUMBER (~(STATE_CLOSED | STATE_INSIDE))
 
 struct lane {
     struct lane *next;
@@ -58,6 +61,9 @@ struct worker {
     pthread_t thread;
     struct pool *pool;
     size_t index; /* of its range; the caller's is 0 */
+    int64_t spin_until;
+    pthread_cond_t wake;
+    bool asleep; /* under the pool's mutex */
 };
 
 struct pool {
@@ -70,14 +76,14 @@ struct pool {
     void (*task)(void *context, size_t i);
     void *context;
     struct range *ranges; /* [n_threads] */
+    _Atomic size_t width; /* how many threads take part: the caller and workers 1 … width - 1 */
 
     _Alignas(64) _Atomic uint32_t n_sleeping; /* workers */
     _Atomic bool caller_sleeping;
     _Atomic bool stop;
     pthread_mutex_t mutex;
-    pthread_cond_t published; /* workers wait */
-    pthread_cond_t left;      /* the caller waits */
-    bool busy;                /* some lane has the turn */
+    pthread_cond_t left; /* the caller waits */
+    bool busy;           /* some lane has the turn */
     struct lane *first, **last;
 };
 
@@ -224,8 +230,9 @@ static void work(struct pool *pool, size_t index)
 {
     void (*task)(void *, size_t) = pool->task;
     void *context = pool->context;
-    for (size_t n = 0; n < pool->n_threads; n++) {
-        struct range *range = &pool->ranges[(index + n) % pool->n_threads];
+    size_t width = atomic_load_explicit(&pool->width, memory_order_relaxed);
+    for (size_t n = 0; n < width; n++) {
+        struct range *range = &pool->ranges[(index + n) % width];
         for (;;) {
             size_t i = atomic_fetch_add_explicit(&range->next, 1, memory_order_relaxed);
             if (i >= range->end)
@@ -235,20 +242,24 @@ static void work(struct pool *pool, size_t index)
     }
 }
 
-/* Waits until `state` is no longer `seen`; false when the pool stops. */
-static bool wait_for_job(struct pool *pool, uint64_t seen)
+/* Waits until a job after number `seen` is published; false when the pool stops. */
+static bool wait_for_job(struct worker *worker, uint64_t seen)
 {
-    for (int64_t end = now_ns() + SPIN_NS; now_ns() < end;) {
+    struct pool *pool = worker->pool;
+    while (now_ns() < worker->spin_until) {
         for (int i = 0; i < 8; i++) {
-            if (atomic_load_explicit(&pool->state, memory_order_relaxed) != seen)
+            uint64_t state = atomic_load_explicit(&pool->state, memory_order_relaxed);
+            if ((state & STATE_NUMBER) != seen)
                 return true;
             cpu_pause();
         }
     }
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->n_sleeping, 1);
-    while (atomic_load(&pool->state) == seen && !atomic_load(&pool->stop))
-        pthread_cond_wait(&pool->published, &pool->mutex);
+    worker->asleep = true;
+    while ((atomic_load(&pool->state) & STATE_NUMBER) == seen && !atomic_load(&pool->stop))
+        pthread_cond_wait(&worker->wake, &pool->mutex);
+    worker->asleep = false;
     atomic_fetch_sub(&pool->n_sleeping, 1);
     pthread_mutex_unlock(&pool->mutex);
     return !atomic_load(&pool->stop);
@@ -259,9 +270,10 @@ static void *worker_main(void *argument)
     struct worker *worker = argument;
     struct pool *pool = worker->pool;
     for (;;) {
-        uint64_t state = atomic_load_explicit(&pool->state, memory_order_relaxed);
-        if (state & STATE_CLOSED) {
-            if (!wait_for_job(pool, state))
+        uint64_t state = atomic_load_explicit(&pool->state, memory_order_acquire);
+        if (state & STATE_CLOSED ||
+            worker->index >= atomic_load_explicit(&pool->width, memory_order_relaxed)) {
+            if (!wait_for_job(worker, state & STATE_NUMBER))
                 return NULL;
             continue;
         }
@@ -278,6 +290,7 @@ static void *worker_main(void *argument)
             pthread_cond_signal(&pool->left);
             pthread_mutex_unlock(&pool->mutex);
         }
+        worker->spin_until = now_ns() + SPIN_NS;
     }
 }
 
@@ -332,9 +345,22 @@ static void wait_until_left(struct pool *pool)
     pthread_mutex_unlock(&pool->mutex);
 }
 
-void pool_run(struct pool *pool, size_t n, void (*task)(void *context, size_t i), void *context)
+static void wake_workers(struct pool *pool, size_t width)
 {
-    if (n <= 1 || pool->n_threads == 1) {
+    pthread_mutex_lock(&pool->mutex);
+    for (size_t i = 0; i + 1 < width; i++)
+        if (pool->workers[i].asleep)
+            pthread_cond_signal(&pool->workers[i].wake);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+void pool_run_sized(struct pool *pool, size_t n, size_t cost, void (*task)(void *context, size_t i),
+                    void *context)
+{
+    size_t width = cost / COST_PER_THREAD + 1;
+    width = width < n ? width : n;
+    width = width < pool->n_threads ? width : pool->n_threads;
+    if (width <= 1) {
         for (size_t i = 0; i < n; i++)
             task(context, i);
         return;
@@ -342,23 +368,26 @@ void pool_run(struct pool *pool, size_t n, void (*task)(void *context, size_t i)
     take_turn(pool);
     pool->task = task;
     pool->context = context;
-    for (size_t t = 0; t < pool->n_threads; t++) {
-        size_t each = n / pool->n_threads, more = n % pool->n_threads;
+    atomic_store_explicit(&pool->width, width, memory_order_relaxed);
+    for (size_t t = 0; t < width; t++) {
+        size_t each = n / width, more = n % width;
         size_t from = t * each + (t < more ? t : more);
         atomic_store_explicit(&pool->ranges[t].next, from, memory_order_relaxed);
         pool->ranges[t].end = from + each + (t < more);
     }
     uint64_t state = atomic_load_explicit(&pool->state, memory_order_relaxed);
     atomic_store(&pool->state, (state + STATE_NEXT) & ~(STATE_CLOSED | STATE_INSIDE));
-    if (atomic_load(&pool->n_sleeping) > 0) {
-        pthread_mutex_lock(&pool->mutex);
-        pthread_cond_broadcast(&pool->published);
-        pthread_mutex_unlock(&pool->mutex);
-    }
+    if (atomic_load(&pool->n_sleeping) > 0)
+        wake_workers(pool, width);
     work(pool, 0);
     atomic_fetch_or(&pool->state, STATE_CLOSED);
     wait_until_left(pool);
     pass_turn(pool);
+}
+
+void pool_run(struct pool *pool, size_t n, void (*task)(void *context, size_t i), void *context)
+{
+    pool_run_sized(pool, n, SIZE_MAX, task, context);
 }
 
 /* ---- life ---------------------------------------------------------------------------------------
@@ -387,10 +416,10 @@ struct pool *pool_new(size_t n_threads, struct error *err)
     atomic_init(&pool->state, STATE_CLOSED);
     pool->last = &pool->first;
     pthread_mutex_init(&pool->mutex, NULL);
-    pthread_cond_init(&pool->published, NULL);
     pthread_cond_init(&pool->left, NULL);
     for (size_t i = 0; i + 1 < n_threads; i++) {
         workers[i] = (struct worker){.pool = pool, .index = i + 1};
+        pthread_cond_init(&workers[i].wake, NULL);
         int failed = pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]);
         if (failed) {
             error_set(err, STATUS_UNAVAILABLE, "cannot start thread %zu of %zu: %s", i + 2,
@@ -409,12 +438,14 @@ void pool_free(struct pool *pool)
         return;
     pthread_mutex_lock(&pool->mutex);
     atomic_store(&pool->stop, true);
-    pthread_cond_broadcast(&pool->published);
+    for (size_t i = 0; i < pool->n_started; i++)
+        pthread_cond_signal(&pool->workers[i].wake);
     pthread_mutex_unlock(&pool->mutex);
     for (size_t i = 0; i < pool->n_started; i++)
         pthread_join(pool->workers[i].thread, NULL);
+    for (size_t i = 0; i < pool->n_started; i++)
+        pthread_cond_destroy(&pool->workers[i].wake);
     pthread_cond_destroy(&pool->left);
-    pthread_cond_destroy(&pool->published);
     pthread_mutex_destroy(&pool->mutex);
     free(pool->workers);
     free(pool->ranges);

@@ -16,7 +16,7 @@
 #include "core/base/size.h"
 #include "core/runtime/runtime_internal.h"
 
-enum { ROOM_TOKENS_MIN = 16 };
+enum { ROOM_TOKENS_MIN = 16, FEED_COST = 16 /* of looking at one score, in multiplications */ };
 
 static size_t mul_capped(size_t a, size_t b)
 {
@@ -355,10 +355,8 @@ static void decode_rows(struct lane *lane, size_t start, size_t n)
         pass_run(lane, N_STAGES, decode_pass);
     }
     struct feed feed = {lane, start};
-    if (n > 1)
-        pool_run(lane->runtime->pool, n, feed_task, &feed);
-    else
-        feed_task(&feed, 0);
+    size_t cost = FEED_COST * n * lane->model->traits.vocab_size;
+    pool_run_sized(lane->runtime->pool, n, cost, feed_task, &feed);
     for (size_t i = 0; i < n; i++) {
         struct work *work = lane->rows[start + i].state->work;
         if (lane->errors[i].status && !work->error.status)

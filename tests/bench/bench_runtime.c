@@ -92,7 +92,7 @@ static double run(struct lane *lane, struct job **jobs, int n, bool at_once)
     if (at_once)
         wait_for(n);
     double seconds = (double)(clock_ns() - started) * 1e-9;
-    printf("    [%d %s: %.2f s of processor time]\n", n, at_once ? "at once" : "one by one",
+    printf("    [%d %s: %.4f s of processor time]\n", n, at_once ? "at once" : "one by one",
            cpu_seconds() - cpu);
     for (int i = 0; i < n; i++) {
         if (jobs[i]->works[0].error.status)

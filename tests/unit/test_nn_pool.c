@@ -30,7 +30,10 @@ static void run_lane(struct pool *pool, int rounds, bool pauses)
         struct count *count = calloc(1, sizeof *count);
         ck_assert_ptr_nonnull(count);
         size_t n = (size_t)round % N_TASKS_MAX;
-        pool_run(pool, n, count_task, count);
+        if (round % 3) /* few of the threads, and others the next time */
+            pool_run_sized(pool, n, (size_t)(round % 7) << 18, count_task, count);
+        else
+            pool_run(pool, n, count_task, count);
         for (size_t i = 0; i < N_TASKS_MAX; i++) {
             ck_assert_int_eq(atomic_load(&count->times[i]), i < n);
             ck_assert_int_eq(count->plain[i], i < n ? (int)i + 1 : 0);
