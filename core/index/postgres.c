@@ -41,7 +41,7 @@ enum {
 
 struct target { /* a collection's row */
     int64_t key;
-    size_t dim;
+    size_t dim, count;
 };
 
 /* ---- collections
@@ -105,7 +105,8 @@ static enum status find(struct link *link, const char *name, struct target *targ
         status = no_collection(name, err);
     } else {
         *target =
-            (struct target){column_integer(result, 0, 0), (size_t)column_integer(result, 0, 4)};
+            (struct target){column_integer(result, 0, 0), (size_t)column_integer(result, 0, 4),
+                            (size_t)column_integer(result, 0, 9)};
         if (out)
             status = read_collection(result, 0, out, err);
     }
@@ -443,8 +444,8 @@ static enum status postgres_put(void *state, const char *collection, size_t dim,
     links_return(state, link);
     if (status)
         return translate(status, collection, err);
-    if (fresh)
-        links_wake_builder(state);
+    if (fresh && target.count + fresh >= POSTGRES_INDEX_FROM)
+        links_note_growth(state);
     *added = fresh;
     *updated = n - fresh;
     return STATUS_OK;
@@ -646,9 +647,9 @@ static enum status postgres_scan(void *state, const char *collection, const char
 
 /* Whether a graph search may answer (by then there is an index, or PostgreSQL looks at every row).
  */
-static bool enough_for_index(const struct collection *info, size_t top_k)
+static bool enough_for_index(const struct target *target, size_t top_k)
 {
-    return info->count >= POSTGRES_INDEX_FROM && info->dim <= POSTGRES_INDEX_DIM_MAX &&
+    return target->count >= POSTGRES_INDEX_FROM && target->dim <= POSTGRES_INDEX_DIM_MAX &&
            top_k <= INDEX_TOP_K_MAX;
 }
 
@@ -731,17 +732,15 @@ static enum status postgres_search(void *state, const char *collection, const st
                                    const json_t *filter, struct found *out, struct error *err)
 {
     struct target target;
-    struct collection info;
-    struct link *link = lease_for(state, collection, &target, &info, err);
+    struct link *link = lease_for(state, collection, &target, NULL, err);
     if (!link)
         return err->status;
-    bool by_index = enough_for_index(&info, search->top_k);
+    bool by_index = enough_for_index(&target, search->top_k);
     enum status status = target.dim == search->dim ? STATUS_OK : store_changed(collection, err);
     for (size_t i = 0; !status && i < search->n_queries; i++)
         status = find_nearest(link, &target, by_index, search, search->vectors + i * target.dim,
                               filter, &out[i], err);
     links_return(state, link);
-    collection_release(&info);
     return translate(status, collection, err);
 }
 

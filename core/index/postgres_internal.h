@@ -121,8 +121,8 @@ struct link *links_lease(struct link_pool *pool, struct error *err);
 void links_return(struct link_pool *pool, struct link *link);
 /* Never blocks: STATUS_OK, or why the database is away. */
 enum status links_state(struct link_pool *pool, struct error *err);
-/* A collection may have grown enough for an index. */
-void links_wake_builder(struct link_pool *pool);
+/* A collection has grown and is big enough for an index, if it has none. */
+void links_note_growth(struct link_pool *pool);
 
 /* ---- filters ------------------------------------------------------------------------------ */
 

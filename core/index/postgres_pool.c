@@ -31,7 +31,8 @@ enum {
     BACK_OFF_MIN_MS = 100,
     BACK_OFF_MAX_MS = 2000,
     LOOK_MS = 1000,         /* how often idle links are looked at */
-    BUILDER_MS = 30000,     /* how often the builder looks without being woken */
+    BUILDER_TICK_MS = 1000, /* how often the builder looks while collections grow */
+    BUILDER_TICKS = 30,     /* and in how many of these anyway */
     BUILD_MS = 86400 * 1000 /* the longest build of an index */
 };
 
@@ -40,13 +41,13 @@ struct link_pool {
     pthread_t keeper, builder;
     bool has_keeper, has_builder;
     atomic_bool stop;
-    pthread_mutex_t mutex; /* guards what follows; taken alone */
-    pthread_cond_t freed;  /* a link came back, a place is free, or the database is back */
-    pthread_cond_t woken;  /* for the keeper */
-    pthread_cond_t work;   /* for the builder */
+    pthread_mutex_t mutex;   /* guards what follows; taken alone */
+    pthread_cond_t freed;    /* a link came back, a place is free, or the database is back */
+    pthread_cond_t woken;    /* for the keeper */
+    pthread_cond_t stopping; /* for the builder */
     struct link *idle;
     int n_links;
-    bool away, has_work;
+    bool away, has_grown;
     struct error why; /* it is away */
 };
 
@@ -196,7 +197,6 @@ static void *keeper_main(void *argument)
                 link->next = pool->idle;
                 pool->idle = link;
                 pthread_cond_broadcast(&pool->freed);
-                pthread_cond_signal(&pool->work);
                 back_off_ms = BACK_OFF_MIN_MS;
             } else if (!atomic_load(&pool->stop)) {
                 wait_ms(&pool->woken, &pool->mutex, back_off_ms);
@@ -280,29 +280,30 @@ static void build_wanting(struct link_pool *pool)
     link_close(link);
 }
 
+/* Looks when a collection has grown, and now and then: another process may have left its build. */
 static void *builder_main(void *argument)
 {
     struct link_pool *pool = argument;
     pthread_mutex_lock(&pool->mutex);
-    while (!atomic_load(&pool->stop)) {
-        if (!pool->away) {
-            pool->has_work = false;
-            pthread_mutex_unlock(&pool->mutex);
-            build_wanting(pool);
-            pthread_mutex_lock(&pool->mutex);
-        }
-        if (!atomic_load(&pool->stop) && !pool->has_work)
-            wait_ms(&pool->work, &pool->mutex, BUILDER_MS);
+    for (unsigned tick = 0;; tick++) {
+        wait_ms(&pool->stopping, &pool->mutex, BUILDER_TICK_MS);
+        if (atomic_load(&pool->stop))
+            break;
+        if (pool->away || !(pool->has_grown || tick % BUILDER_TICKS == 0))
+            continue;
+        pool->has_grown = false;
+        pthread_mutex_unlock(&pool->mutex);
+        build_wanting(pool);
+        pthread_mutex_lock(&pool->mutex);
     }
     pthread_mutex_unlock(&pool->mutex);
     return NULL;
 }
 
-void links_wake_builder(struct link_pool *pool)
+void links_note_growth(struct link_pool *pool)
 {
     pthread_mutex_lock(&pool->mutex);
-    pool->has_work = true;
-    pthread_cond_signal(&pool->work);
+    pool->has_grown = true;
     pthread_mutex_unlock(&pool->mutex);
 }
 
@@ -316,7 +317,7 @@ void links_close(struct link_pool *pool)
     pthread_mutex_lock(&pool->mutex);
     atomic_store(&pool->stop, true);
     pthread_cond_broadcast(&pool->woken);
-    pthread_cond_broadcast(&pool->work);
+    pthread_cond_broadcast(&pool->stopping);
     pthread_mutex_unlock(&pool->mutex);
     if (pool->has_keeper)
         pthread_join(pool->keeper, NULL);
@@ -329,7 +330,7 @@ void links_close(struct link_pool *pool)
     }
     pthread_cond_destroy(&pool->freed);
     pthread_cond_destroy(&pool->woken);
-    pthread_cond_destroy(&pool->work);
+    pthread_cond_destroy(&pool->stopping);
     pthread_mutex_destroy(&pool->mutex);
     free(pool->uri);
     free(pool);
@@ -361,7 +362,7 @@ struct link_pool *links_open(const char *uri, struct error *err)
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->freed, &attributes);
     pthread_cond_init(&pool->woken, &attributes);
-    pthread_cond_init(&pool->work, &attributes);
+    pthread_cond_init(&pool->stopping, &attributes);
     pthread_condattr_destroy(&attributes);
     pool->uri = strdup(uri);
     if (!pool->uri) {

@@ -117,23 +117,28 @@ class Postgres:
         return done.stdout
 
     def start(self):
-        libc = ctypes.CDLL(None)
-        self.log = open(os.path.join(self.directory, "log"), "a+")
-        # SIGQUIT is PostgreSQL's immediate shutdown.
-        self.process = subprocess.Popen(
-            [os.path.join(self.binaries, "postgres"), "-D", self.data], cwd=self.directory, stdin=subprocess.DEVNULL,
-            stdout=self.log, stderr=self.log, env=self.environment(), **self.as_user(),
-            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT))
         end = time.monotonic() + PATIENCE_S
+        self.log = open(os.path.join(self.directory, "log"), "a+")
+        self.spawn()
         while True:
             try:
                 self.sql("SELECT 1")
                 return
             except Unavailable as fault:
-                if self.process.poll() is not None or time.monotonic() > end:
+                if time.monotonic() > end:
                     self.log.seek(0)
                     raise Unavailable(f"PostgreSQL does not start: {self.log.read()[-500:]}") from fault
+                if self.process.poll() is not None:  # a killed server's last children still hold its memory
+                    self.spawn()
                 time.sleep(0.05)
+
+    def spawn(self):
+        libc = ctypes.CDLL(None)
+        # SIGQUIT is PostgreSQL's immediate shutdown.
+        self.process = subprocess.Popen(
+            [os.path.join(self.binaries, "postgres"), "-D", self.data], cwd=self.directory, stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=self.log, env=self.environment(), **self.as_user(),
+            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT))
 
     def sql(self, text, database="postgres"):
         """psql's unadorned output."""

@@ -16,52 +16,26 @@ import threading
 import time
 import unittest
 
+from balancer import DOCKER, Balancer, free_ports
 from clients import python_with
 from harness import MODELS, PATIENCE_S, ROOT, Server, ServerTest, clean_environment, image_bytes, run, wait_until
 
-DOCKER = os.path.join(ROOT, "docker")
 CLIENTS = 6
-
-
-def free_ports(n):
-    sockets = [socket.socket() for _ in range(n)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @unittest.skipUnless(shutil.which("haproxy"), "no haproxy here")
 class Balance(unittest.TestCase):
     def setUp(self):
-        self.front, stats, *self.ports = free_ports(5)
+        self.ports = free_ports(3)
         self.replicas = [self.start(i) for i in range(3)]
-        with open(os.path.join(DOCKER, "haproxy.cfg")) as file:
-            config = file.read()
-        servers = "".join(f"    server r{i} 127.0.0.1:{port} check\n" for i, port in enumerate(self.ports))
-        for old, new in ((r"    bind :8080\n", f"    bind 127.0.0.1:{self.front}\n"),
-                         (r"    bind :8404\n", f"    bind 127.0.0.1:{stats}\n"),
-                         (r"    server-template .*\n", servers)):
-            config, n = re.subn(old, new, config)
-            self.assertEqual(n, 1, old)
-        self.directory = tempfile.TemporaryDirectory()
-        path = os.path.join(self.directory.name, "haproxy.cfg")
-        with open(path, "w") as file:
-            file.write(config)
-        self.log = open(os.path.join(self.directory.name, "log"), "w+")
-        self.proxy = subprocess.Popen(["haproxy", "-db", "-f", path], stdout=self.log, stderr=self.log)
+        self.balancer = Balancer(self.ports)
+        self.front = self.balancer.port
         self.stop, self.answered, self.retried, self.failed = threading.Event(), 0, [], []
         self.lock = threading.Lock()
-        wait_until(self.is_up, "HAProxy answers")
 
     def tearDown(self):
         self.stop.set()
-        self.proxy.terminate()
-        self.proxy.wait(PATIENCE_S)
-        self.log.close()
-        self.directory.cleanup()
+        self.balancer.stop()
         for replica in self.replicas:
             replica.process.kill()
             replica.stop()
@@ -69,14 +43,6 @@ class Balance(unittest.TestCase):
     def start(self, i, **settings):
         return Server({"clip": "clip-tiny"}, listen=f"127.0.0.1:{self.ports[i]}", overload_status=503, log_level="error",
                       drain_s=10, **settings)
-
-    def is_up(self):
-        """Something listens there."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.front), 1):
-                return True
-        except OSError:
-            return False
 
     def ask(self, connection):
         connection.request("POST", "/v1/classify?labels=cat&labels=dog", image_bytes(), {"Content-Type": "image/jpeg"})
