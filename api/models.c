@@ -7,6 +7,7 @@
 
 #include "api/endpoint.h"
 #include "core/base/size.h"
+#include "core/weights/binder.h"
 
 static const struct field models_reply[] = {
     {"object", FIELD_STRING, FIELD_REQUIRED, .schema = "'const': 'list'"},
@@ -22,7 +23,9 @@ static const struct field model_reply[] = {
     {"owned_by", FIELD_STRING, FIELD_REQUIRED},
     {"tasks", FIELD_STRINGS, FIELD_REQUIRED, .help = "what it can do"},
     {"architecture", FIELD_STRING, FIELD_REQUIRED, .help = "as in its config.json"},
-    {"dtype", FIELD_STRING, FIELD_REQUIRED, .help = "of most of its weights"},
+    {"dtype", FIELD_STRING, FIELD_REQUIRED, .help = "what its layers compute in"},
+    {"layers", FIELD_OBJECT, FIELD_REQUIRED, .help = "how many are kept in which dtype",
+     .schema = "'type': 'object', 'additionalProperties': {'type': 'integer'}"},
     {"parameters", FIELD_INTEGER, FIELD_REQUIRED},
     {"revision", FIELD_STRING, .help = "a hash of its files"},
     {"dimensions", FIELD_INTEGER, .help = "of its embeddings"},
@@ -54,39 +57,17 @@ static const struct field version_reply[] = {
     {NULL},
 };
 
-static const char *dtype_text(enum dtype dtype)
+/* What the model computes in, and how many of its layers are kept in which form. */
+static void put_dtype(struct json_writer *out, const struct model *model)
 {
-    switch (dtype) {
-    case DTYPE_F32:
-        return "F32";
-    case DTYPE_F16:
-        return "F16";
-    case DTYPE_BF16:
-        return "BF16";
-    default:
-        return "other";
-    }
-}
-
-/* The dtype that most of the model's bytes have. */
-static const char *model_dtype(const struct model *model)
-{
-    static const enum dtype kinds[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
-    size_t counts[ARRAY_LENGTH(kinds)] = {0};
-    if (!model->checkpoint || !model->checkpoint->tensors)
-        return "F32";
-    const struct tensor_set *tensors = model->checkpoint->tensors;
-    for (size_t i = 0; i < tensor_set_count(tensors); i++) {
-        const struct tensor_view *view = NULL;
-        if (!tensor_set_at(tensors, i, &view) || !view)
-            continue;
-        for (size_t k = 0; k < ARRAY_LENGTH(kinds); k++)
-            counts[k] += view->dtype == kinds[k] ? view->n_elements : 0;
-    }
-    size_t best = 0;
-    for (size_t k = 1; k < ARRAY_LENGTH(kinds); k++)
-        best = counts[k] > counts[best] ? k : best;
-    return dtype_text(kinds[best]);
+    size_t counts[N_WEIGHT_FORMS];
+    json_put_string(out, "dtype", weight_form_name(model->dtype));
+    bound_count_forms(model->bound, counts);
+    json_begin_object(out, "layers");
+    for (enum weight_form form = 0; form < N_WEIGHT_FORMS; form++)
+        if (counts[form])
+            json_put_integer(out, weight_form_name(form), (long long)counts[form]);
+    json_end_object(out);
 }
 
 static void put_model_members(struct json_writer *out, const struct model *model)
@@ -101,7 +82,7 @@ static void put_model_members(struct json_writer *out, const struct model *model
             json_put_string(out, NULL, task_name(task));
     json_end_list(out);
     json_put_string(out, "architecture", model->architecture->name);
-    json_put_string(out, "dtype", model_dtype(model));
+    put_dtype(out, model);
     json_put_integer(out, "parameters", (long long)model->n_parameters);
     if (model->checkpoint)
         json_put_string(out, "revision", model->checkpoint->revision);

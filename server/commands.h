@@ -25,6 +25,7 @@ int command_search(struct arguments *arguments);
 int command_eval(struct arguments *arguments);
 int command_models(struct arguments *arguments);
 int command_inspect(struct arguments *arguments);
+int command_info(struct arguments *arguments);
 int command_config(struct arguments *arguments);
 int command_pull(struct arguments *arguments);
 int command_healthcheck(struct arguments *arguments);

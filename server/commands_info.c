@@ -1,6 +1,6 @@
 /*
- * commands_info.c: `vlmd models`, `vlmd inspect`, `vlmd config`, `vlmd healthcheck`: looking
- * without computing.
+ * commands_info.c: `vlmd models`, `vlmd inspect`, `vlmd info`, `vlmd config`, `vlmd healthcheck`:
+ * looking without computing.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,6 +101,29 @@ int command_inspect(struct arguments *arguments)
     if (model->traits.embed_dim)
         printf("embeddings    %zu dimensions\n", model->traits.embed_dim);
     model_free(model);
+    return EXIT_FINE;
+}
+
+/* ---- info
+ * ---------------------------------------------------------------------------------------- */
+
+int command_info(struct arguments *arguments)
+{
+    struct process process;
+    struct error err;
+    if (process_open(&process, &arguments->settings, 0, &err))
+        return command_fail(&err);
+    printf("version       %s\nengine        %s\nfast in       ", VLMD_VERSION, nn_engine_name());
+    for (enum weight_form form = 0; form < N_WEIGHT_FORMS; form++)
+        if (nn_engine_is_fast(form))
+            printf("%s%s", form ? ", " : "", weight_form_name(form));
+    printf("\nthreads       %zu\n", pool_threads(runtime_pool(process.runtime)));
+    printf("engines here ");
+    for (enum nn_engine engine = NN_ENGINE_AUTO + 1; engine < N_NN_ENGINES; engine++)
+        if (nn_engine_choose(engine))
+            printf(" %s", nn_engine_name());
+    putchar('\n');
+    process_close(&process);
     return EXIT_FINE;
 }
 

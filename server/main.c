@@ -82,6 +82,11 @@ static const struct command commands[] = {
      "pickles. A broken download is continued. HF_TOKEN in the environment is sent as the token.\n\n"
      "  vlmd pull openai/clip-vit-base-patch32\n"
      "  vlmd pull Salesforce/blip-vqa-base --to /models/vqa\n"},
+    {"info", command_info, false, 0, 0, "", "which kernels this chip runs, and how many threads",
+     "Engines from best to plainest; `--set engine=NAME` forces one. A dtype that the engine is fast in is\n"
+     "multiplied by units of its own.\n\n"
+     "  vlmd info\n"
+     "  vlmd info --set engine=avx2\n"},
     {"config", command_config, false, 0, 0, "", "print each setting and where it came from",
      "  vlmd config\n"
      "  vlmd config --sample > vlmd.conf\n"},

@@ -84,6 +84,40 @@ static enum status fill_api_options(struct process *process, struct api_options 
 /* ---- models ------------------------------------------------------------------------------------
  */
 
+/* The dtype for a model of this name (NULL: for none in particular): NAME=DTYPE before DTYPE, and
+ * what was said last. Every entry is looked at, so that a wrong one is found whatever models there
+ * are. */
+static enum status choose_dtype(const struct settings *settings, const char *name,
+                                struct model_options *options, struct error *err)
+{
+    bool named = false;
+    options->dtype_is_auto = true;
+    for (size_t i = 0; i < settings->dtype.n; i++) {
+        struct model_options choice = *options;
+        const char *text = settings->dtype.items[i], *equals = strrchr(text, '=');
+        if (!model_options_parse_dtype(&choice, equals ? equals + 1 : text))
+            return error_set_param(
+                err, STATUS_BAD_CONFIG, "dtype",
+                "dtype: expected auto, f32, bf16, int8 or int4, or NAME= and one "
+                "of them, found '%s'",
+                text);
+        size_t size = equals ? (size_t)(equals - text) : 0;
+        if (equals ? name && strlen(name) == size && !memcmp(name, text, size) : !named)
+            *options = choice;
+        named = named || (equals && name && strlen(name) == size && !memcmp(name, text, size));
+    }
+    return STATUS_OK;
+}
+
+static enum status expect(struct process *process, const char *name, const char *directory,
+                          struct error *err)
+{
+    struct model_options options = {0};
+    if (choose_dtype(&process->settings, name, &options, err))
+        return err->status;
+    return runtime_expect(process->runtime, name, directory, &options, err);
+}
+
 /* NAME=DIR, or DIR whose last part is the name. */
 static enum status expect_named(struct process *process, const char *text, struct error *err)
 {
@@ -97,14 +131,14 @@ static enum status expect_named(struct process *process, const char *text, struc
             return error_set_param(err, STATUS_BAD_CONFIG, "model", "model: the name is too long");
         memcpy(name, text, size);
         name[size] = '\0';
-        return runtime_expect(process->runtime, name, equals + 1, err);
+        return expect(process, name, equals + 1, err);
     }
     if (!realpath(text, path))
         return error_set_param(err, STATUS_BAD_CONFIG, "model", "model: cannot open '%s': %s", text,
                                strerror(errno));
     const char *slash = strrchr(path, '/');
     snprintf(name, sizeof name, "%.*s", NAME_MAX, slash && slash[1] ? slash + 1 : "model");
-    return runtime_expect(process->runtime, name, text, err);
+    return expect(process, name, text, err);
 }
 
 static int keep_visible(const struct dirent *entry)
@@ -129,7 +163,7 @@ static enum status expect_directory(struct process *process, const char *directo
             snprintf(path, sizeof path, "%s/%s", directory, entries[i]->d_name) < PATH_MAX &&
             checkpoint_is_directory(path)) {
             found++;
-            status = runtime_expect(process->runtime, entries[i]->d_name, path, err);
+            status = expect(process, entries[i]->d_name, path, err);
         }
         free(entries[i]);
     }
@@ -172,8 +206,8 @@ static enum status choose_engine(const char *name, struct error *err)
     enum nn_engine engine;
     if (!nn_engine_parse(name, &engine))
         return error_set_param(err, STATUS_BAD_CONFIG, "engine",
-                               "engine: expected auto, avx512, avx2, portable or openblas, found "
-                               "'%s'",
+                               "engine: expected auto, amx, avx512bf16, avx512vnni, avx512, avx2, "
+                               "portable or openblas, found '%s'",
                                name);
     if (!nn_engine_choose(engine))
         return error_set_param(err, STATUS_BAD_CONFIG, "engine", "engine: this chip has no %s",
@@ -200,8 +234,9 @@ enum status process_open(struct process *process, struct settings *settings, uns
         .kv_cache_bytes = s->kv_cache_mb << 20,
     };
     struct api_options api_options;
-    if (choose_engine(s->engine, err) || admission_init(&process->admission, s, err) ||
-        fill_api_options(process, &api_options, err))
+    struct model_options model_options;
+    if (choose_engine(s->engine, err) || choose_dtype(s, NULL, &model_options, err) ||
+        admission_init(&process->admission, s, err) || fill_api_options(process, &api_options, err))
         goto fail;
     process->runtime = runtime_new(&runtime_options, err);
     if (!process->runtime || expect_models(process, err))

@@ -51,16 +51,34 @@ static enum status open_tokenizer(const struct checkpoint *checkpoint, struct to
     return STATUS_OK;
 }
 
-static enum status load(struct model *model, const char *directory, struct model_progress *progress,
-                        struct error *err)
+bool model_options_parse_dtype(struct model_options *options, const char *text)
+{
+    options->dtype_is_auto = strcmp(text, "auto") == 0;
+    return options->dtype_is_auto || weight_form_parse(text, &options->dtype);
+}
+
+/* The form of weights for the dtype that most of the checkpoint's bytes have. */
+static enum weight_form own_form(const struct tensor_set *tensors)
+{
+    size_t wide = 0, narrow = 0;
+    const struct tensor_view *view;
+    for (size_t i = 0; tensor_set_at(tensors, i, &view); i++) {
+        wide += view->dtype == DTYPE_F32 ? view->n_elements * 4 : 0;
+        narrow += view->dtype == DTYPE_BF16 || view->dtype == DTYPE_F16 ? view->n_elements * 2 : 0;
+    }
+    return narrow > wide && nn_engine_is_fast(WEIGHT_BF16) ? WEIGHT_BF16 : WEIGHT_F32;
+}
+
+static enum status load(struct model *model, const char *directory,
+                        const struct model_options *options, struct error *err)
 {
     model->checkpoint = checkpoint_open(directory, err);
     if (!model->checkpoint)
         return err->status;
     struct tensor_set *tensors = model->checkpoint->tensors;
-    if (progress && tensors) {
-        atomic_store(&progress->total_bytes, tensor_set_bytes(tensors));
-        tensor_set_watch(tensors, &progress->bytes);
+    if (options->progress && tensors) {
+        atomic_store(&options->progress->total_bytes, tensor_set_bytes(tensors));
+        tensor_set_watch(tensors, &options->progress->bytes);
     }
     const char *name = checkpoint_architecture(model->checkpoint, err);
     if (!name)
@@ -71,8 +89,14 @@ static enum status load(struct model *model, const char *directory, struct model
     enum status status = generation_params_load(model->checkpoint, &model->generation, err);
     if (!status)
         status = open_tokenizer(model->checkpoint, &model->tokenizer, err);
+    model->dtype = options->dtype_is_auto ? own_form(tensors) : options->dtype;
+    const struct weight_plan plan = {.form = model->dtype, .pool = options->pool};
+    tensor_set_plan(tensors, &plan);
     if (!status)
         status = architecture->load(model, err);
+    tensor_set_plan(tensors, NULL);
+    if (!status && model->dtype != WEIGHT_F32)
+        tensor_set_page_out(tensors); /* the layers have copies; what is still read comes back */
     if (!status)
         model->architecture = architecture;
     if (tensors)
@@ -82,11 +106,12 @@ static enum status load(struct model *model, const char *directory, struct model
 
 struct model *model_open(const char *name, const char *directory, struct error *err)
 {
-    return model_open_watched(name, directory, NULL, err);
+    static const struct model_options plain = {.dtype = WEIGHT_F32};
+    return model_open_as(name, directory, &plain, err);
 }
 
-struct model *model_open_watched(const char *name, const char *directory,
-                                 struct model_progress *progress, struct error *err)
+struct model *model_open_as(const char *name, const char *directory,
+                            const struct model_options *options, struct error *err)
 {
     struct model *model = calloc(1, sizeof *model);
     char *copy = strdup(name);
@@ -97,7 +122,7 @@ struct model *model_open_watched(const char *name, const char *directory,
         return NULL;
     }
     model->name = copy;
-    if (load(model, directory, progress, err)) {
+    if (load(model, directory, options, err)) {
         if (err->status != STATUS_NOT_FOUND)
             error_prefix(err, "model '%s' (%s)", name, directory);
         model_free(model);

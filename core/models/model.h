@@ -235,6 +235,7 @@ struct model {
     struct generation_params generation;
     struct model_traits traits;
     size_t n_parameters;
+    enum weight_form dtype; /* that its layers compute in, but for those that gain nothing by it */
     struct bound *bound;
     void *state; /* the architecture's own */
 };
@@ -243,12 +244,24 @@ struct model {
  * unknown one is refused with those that are known (STATUS_BAD_CHECKPOINT). Weights stay in the
  * files' maps: the directory must not be changed in place while the model is open. */
 struct model *model_open(const char *name, const char *directory, struct error *err);
-/* The same, telling any thread that looks how far it has come (progress may be NULL; zeroed). */
+
+/* The same with its layers in another dtype than f32. */
 struct model_progress {
     atomic_size_t bytes, total_bytes; /* of weights; total 0: not known yet */
 };
-struct model *model_open_watched(const char *name, const char *directory,
-                                 struct model_progress *progress, struct error *err);
+struct model_options {
+    bool dtype_is_auto; /* as the checkpoint has it: f32 for f32; bf16 for bf16 and f16 where the
+                           engine multiplies bf16 faster, else f32 */
+    enum weight_form dtype;          /* otherwise */
+    struct pool *pool;               /* that converts weights; NULL = the calling thread */
+    struct model_progress *progress; /* tells any thread that looks how far loading has come; zeroed
+                                        by the caller, NULL = nobody looks */
+};
+struct model *model_open_as(const char *name, const char *directory,
+                            const struct model_options *options, struct error *err);
+/* "auto", "f32", "bf16", "int8" or "int4". */
+bool model_options_parse_dtype(struct model_options *options, const char *text);
+
 void model_free(struct model *model);
 
 /* The registry, in order; NULL past the end. */

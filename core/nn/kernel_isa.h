@@ -6,18 +6,23 @@
 
 #include "core/nn/kernels.h"
 
-/* KERNEL_ISA comes from meson.build: avx512, avx2 or portable. */
+/* KERNEL_ISA comes from meson.build: amx, avx512bf16, … portable. */
 #define KERNEL_PASTE(name, isa)  name##_##isa
 #define KERNEL_EXPAND(name, isa) KERNEL_PASTE(name, isa)
 #define KERNEL(name)             KERNEL_EXPAND(name, KERNEL_ISA)
+/* What a set that has packed products alone takes from the set below it (KERNEL_BASE, of its own
+ * where it has all). */
+#define BASE_KERNEL(name) KERNEL_EXPAND(name, KERNEL_BASE)
 
 bool KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                          size_t n_out);
+bool KERNEL(packed_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                           size_t n_out);
 void KERNEL(attention_block)(const struct attention_shape *shape, const struct attention_item *item,
                              size_t head, size_t q0, size_t n_q);
 void KERNEL(attention_few)(const struct attention_shape *shape, const struct attention_item *item,
                            size_t kv_head);
-void KERNEL(activate)(enum activation activation, float *x, size_t n);
+void BASE_KERNEL(activate)(enum activation activation, float *x, size_t n);
 void KERNEL(softmax_row)(float *x, size_t n);
 void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y);
 void KERNEL(rms_norm_row)(const struct norm *norm, const float *x, float *y);

@@ -5,36 +5,8 @@
  * through the dot form. What follows the product is done on LANES_STEP outputs at a time, while
  * they are in the first cache, and each output is written once.
  */
-#include "core/nn/kernel_isa.h"
+#include "core/nn/kernel_finish.h"
 #include "core/nn/kernel_tile.h"
-
-/* Adds what follows the product to values[n_rows][LANES_STEP] and stores the n valid columns. */
-static void finish(const struct linear_job *job, float *values, size_t row, size_t n_rows,
-                   size_t out, size_t n)
-{
-    size_t n_out = job->linear->n_out;
-    const float *bias = job->linear->bias;
-    if (bias) {
-        float padded[LANES_STEP] = {0};
-        memcpy(padded, bias + out, n * sizeof *bias);
-        for (size_t r = 0; r < n_rows; r++)
-            for (size_t c = 0; c < LANES_STEP; c += LANES)
-                vec_store(values + r * LANES_STEP + c,
-                          vec_load(values + r * LANES_STEP + c) + vec_load(padded + c));
-    }
-    if (job->activation != ACTIVATION_NONE)
-        KERNEL(activate)(job->activation, values, n_rows * LANES_STEP);
-    for (size_t r = 0; r < n_rows; r++) {
-        const float *from = values + r * LANES_STEP;
-        float *to = job->y + (row + r) * n_out + out;
-        const float *plus = job->residual ? job->residual + (row + r) * n_out + out : NULL;
-        size_t c = 0;
-        for (; c + LANES <= n; c += LANES)
-            vec_store(to + c, plus ? vec_load(from + c) + vec_load(plus + c) : vec_load(from + c));
-        for (; c < n; c++)
-            to[c] = plus ? from[c] + plus[c] : from[c];
-    }
-}
 
 static void few_rows(const struct linear_job *job, size_t row, size_t n_rows, size_t out, size_t n)
 {
@@ -48,7 +20,7 @@ static void few_rows(const struct linear_job *job, size_t row, size_t n_rows, si
             memset(values + r * LANES_STEP + n, 0, (LANES_STEP - n) * sizeof *values);
         }
         dot_product(rows, now, job->linear->weight + out * n_in, n_in, n, n_in, values, LANES_STEP);
-        finish(job, values, row, now, out, n);
+        finish(job, values, LANES_STEP, row, now, out, n);
         row += now;
         n_rows -= now;
     }
@@ -70,7 +42,7 @@ static void finish_columns(const struct linear_job *job, const float *columns, s
                 vec_store(values + (v * LANES + i) * LANES_STEP + c, block[i]);
         }
     }
-    finish(job, values, row, n_rows, out, n);
+    finish(job, values, LANES_STEP, row, n_rows, out, n);
 }
 
 /* One group of packed rows, the first n_rows of them real, against LANES_STEP outputs. */

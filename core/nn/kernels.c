@@ -9,8 +9,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
-#define KERNELS(isa, n_lanes, n_vecs)                                                              \
+/* What every set has, and (below) the table of a set: those above avx512 differ from it in packed
+ * products alone and take the rest from `base`. */
+#define BASE_KERNELS(isa)                                                                          \
     bool linear_block_##isa(const struct linear_job *, size_t, size_t, size_t, size_t);            \
     void attention_block_##isa(const struct attention_shape *, const struct attention_item *,      \
                                size_t, size_t, size_t);                                            \
@@ -22,36 +29,78 @@
     void rms_norm_row_##isa(const struct norm *, const float *, float *);                          \
     void dtype_to_f32_##isa(const void *, enum dtype, size_t, float *);                            \
     void dot_rows_##isa(enum dot_form, const void *, const float *, size_t, size_t, const float *, \
-                        float *);                                                                  \
+                        float *);
+
+#define KERNELS(isa, base, n_lanes, n_vecs, rows_at_once, ...)                                     \
+    bool packed_block_##isa(const struct linear_job *, size_t, size_t, size_t, size_t);            \
     static const struct kernels kernels_##isa = {                                                  \
         .name = #isa,                                                                              \
         .lanes = n_lanes,                                                                          \
-        .linear_block = linear_block_##isa,                                                        \
+        .linear_block = linear_block_##base,                                                       \
         .group_rows = (n_vecs) * (n_lanes),                                                        \
-        .attention_block = attention_block_##isa,                                                  \
-        .attention_few = attention_few_##isa,                                                      \
-        .activate = activate_##isa,                                                                \
-        .softmax_row = softmax_row_##isa,                                                          \
-        .layer_norm_row = layer_norm_row_##isa,                                                    \
-        .rms_norm_row = rms_norm_row_##isa,                                                        \
-        .dtype_to_f32 = dtype_to_f32_##isa,                                                        \
-        .dot_rows = dot_rows_##isa,                                                                \
+        .packed_block = packed_block_##isa,                                                        \
+        .packed_rows = rows_at_once,                                                               \
+        .fast = {[WEIGHT_F32] = true, __VA_ARGS__},                                                \
+        .attention_block = attention_block_##base,                                                 \
+        .attention_few = attention_few_##base,                                                     \
+        .activate = activate_##base,                                                               \
+        .softmax_row = softmax_row_##base,                                                         \
+        .layer_norm_row = layer_norm_row_##base,                                                   \
+        .rms_norm_row = rms_norm_row_##base,                                                       \
+        .dtype_to_f32 = dtype_to_f32_##base,                                                       \
+        .dot_rows = dot_rows_##base,                                                               \
     };
 
 #if defined(__x86_64__)
-KERNELS(avx512, 16, 4)
-KERNELS(avx2, 8, 3)
+BASE_KERNELS(avx512)
+KERNELS(amx, avx512, 16, 4, 32, [WEIGHT_BF16] = true, [WEIGHT_INT8] = true, [WEIGHT_INT4] = true)
+KERNELS(avx512bf16, avx512, 16, 4,
+        6, [WEIGHT_BF16] = true, [WEIGHT_INT8] = true, [WEIGHT_INT4] = true)
+KERNELS(avx512vnni, avx512, 16, 4, 6, [WEIGHT_INT8] = true)
+KERNELS(avx512, avx512, 16, 4, 12, )
+BASE_KERNELS(avx2)
+KERNELS(avx2, avx2, 8, 3, 4, )
 #endif
+BASE_KERNELS(portable)
 #if defined(__aarch64__)
-KERNELS(portable, 4, 4)
+KERNELS(portable, portable, 4, 4, 4, )
 #else
-KERNELS(portable, 4, 3)
+KERNELS(portable, portable, 4, 3, 2, )
+#endif
+
+#if defined(__x86_64__)
+/* Linux lends a process the tile registers when it asks; threads started afterwards have them too.
+ */
+static bool amx_granted(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+/* GCC's own list of CPU features lacks tiles: CPUID leaf 7. */
+static bool amx_present(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1) &&
+           (d >> 25 & 1);
+}
 #endif
 
 static const struct kernels *kernels_of(enum nn_engine engine)
 {
     switch (engine) {
 #if defined(__x86_64__)
+    case NN_ENGINE_AMX:
+        return kernels_of(NN_ENGINE_AVX512BF16) && amx_present() && amx_granted() ? &kernels_amx
+                                                                                  : NULL;
+    case NN_ENGINE_AVX512BF16:
+        return kernels_of(NN_ENGINE_AVX512VNNI) && __builtin_cpu_supports("avx512bf16")
+                   ? &kernels_avx512bf16
+                   : NULL;
+    case NN_ENGINE_AVX512VNNI:
+        return kernels_of(NN_ENGINE_AVX512) && __builtin_cpu_supports("avx512vnni")
+                   ? &kernels_avx512vnni
+                   : NULL;
     case NN_ENGINE_AVX512:
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -66,7 +115,7 @@ static const struct kernels *kernels_of(enum nn_engine engine)
         return &kernels_portable;
     case NN_ENGINE_AUTO:
     case NN_ENGINE_OPENBLAS:
-        for (enum nn_engine best = NN_ENGINE_AVX512; best <= NN_ENGINE_PORTABLE; best++)
+        for (enum nn_engine best = NN_ENGINE_AMX; best <= NN_ENGINE_PORTABLE; best++)
             if (kernels_of(best))
                 return kernels_of(best);
         return NULL;
@@ -94,8 +143,14 @@ bool engine_uses_blas(void)
 }
 
 static const char *const engine_names[N_NN_ENGINES] = {
-    [NN_ENGINE_AUTO] = "auto",         [NN_ENGINE_AVX512] = "avx512",     [NN_ENGINE_AVX2] = "avx2",
-    [NN_ENGINE_PORTABLE] = "portable", [NN_ENGINE_OPENBLAS] = "openblas",
+    [NN_ENGINE_AUTO] = "auto",
+    [NN_ENGINE_AMX] = "amx",
+    [NN_ENGINE_AVX512BF16] = "avx512bf16",
+    [NN_ENGINE_AVX512VNNI] = "avx512vnni",
+    [NN_ENGINE_AVX512] = "avx512",
+    [NN_ENGINE_AVX2] = "avx2",
+    [NN_ENGINE_PORTABLE] = "portable",
+    [NN_ENGINE_OPENBLAS] = "openblas",
 };
 
 bool nn_engine_parse(const char *name, enum nn_engine *out)
@@ -117,6 +172,11 @@ bool nn_engine_choose(enum nn_engine engine)
     atomic_store_explicit(&chosen, found, memory_order_release);
     atomic_store_explicit(&products_by_blas, engine == NN_ENGINE_OPENBLAS, memory_order_relaxed);
     return true;
+}
+
+bool nn_engine_is_fast(enum weight_form form)
+{
+    return (unsigned)form < N_WEIGHT_FORMS && kernels()->fast[form];
 }
 
 const char *nn_engine_name(void)

@@ -54,6 +54,12 @@ struct kernels {
     bool (*linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                          size_t n_out);
 
+    /* The same where the weights are packed; row is a multiple of packed_rows, out of PACK_OUT. */
+    bool (*packed_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                         size_t n_out);
+    size_t packed_rows;        /* that its tiles take at once */
+    bool fast[N_WEIGHT_FORMS]; /* forms for which the chip has units */
+
     /* Queries [q0, q0 + n_q), n_q <= group_rows, of one item and head. */
     void (*attention_block)(const struct attention_shape *shape, const struct attention_item *item,
                             size_t head, size_t q0, size_t n_q);
@@ -78,10 +84,12 @@ uint64_t linear_next_id(void); /* for a job's id; never 0 */
 
 /* Scratch of the calling thread, for one kernel call: SCRATCH_FLOATS floats, 64-byte aligned, NULL
  * when there is no memory for it. `*key` is the id that the last user left there. */
-enum { SCRATCH_FLOATS = 256 * 1024 };
+enum { SCRATCH_FLOATS = 512 * 1024, SCRATCH_ROWS = 512 };
 struct scratch {
     uint64_t job_id; /* what lies packed here: this job's rows from `row` on */
     size_t row;
+    float row_scale[SCRATCH_ROWS]; /* of rows packed as int8: (value + zero) · scale */
+    int32_t row_zero[SCRATCH_ROWS];
     _Alignas(64) float floats[SCRATCH_FLOATS];
 };
 struct scratch *scratch_of_thread(void);

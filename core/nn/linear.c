@@ -13,6 +13,7 @@
 
 #include "core/base/size.h"
 #include "core/nn/kernels.h"
+#include "core/nn/packed.h"
 
 enum status linear_init(struct linear *linear, const void *weight, enum dtype dtype,
                         const float *bias, size_t n_out, size_t n_in, struct error *err)
@@ -24,7 +25,8 @@ enum status linear_init(struct linear *linear, const void *weight, enum dtype dt
     if (!size_mul(n_out, n_in, &n))
         return error_set(err, STATUS_BAD_CHECKPOINT, "a linear layer of %zu x %zu is too large",
                          n_out, n_in);
-    struct linear fresh = {.weight = weight, .bias = bias, .n_out = n_out, .n_in = n_in};
+    struct linear fresh = {
+        .form = WEIGHT_F32, .weight = weight, .bias = bias, .n_out = n_out, .n_in = n_in};
     if (dtype != DTYPE_F32 || (uintptr_t)weight % sizeof(float) != 0) {
         float *owned = alloc_array(n, sizeof *owned);
         if (!owned)
@@ -123,6 +125,18 @@ static size_t block_rows_max(size_t n_in)
     return rows > lanes ? rows : lanes;
 }
 
+/* Packed layers: panels of 64 outputs, two to a task, and rows in half a thread's scratch, which is
+ * about a quarter of a second-level cache. */
+enum { PACKED_BLOCK_OUT = 64, PACKED_ROWS_BYTES = SCRATCH_FLOATS * 4 / 2 };
+
+static size_t packed_rows_max(const struct linear *linear)
+{
+    size_t row_bytes = packed_in(linear->n_in) * (linear->form == WEIGHT_INT8 ? 1 : 2);
+    size_t rows = min_size(PACKED_ROWS_BYTES / row_bytes, SCRATCH_ROWS),
+           step = kernels()->packed_rows;
+    return rows > step ? rows / step * step : rows > 16 ? 16 : rows;
+}
+
 static void linear_task(void *context, size_t i)
 {
     struct linear_job *job = context;
@@ -130,7 +144,10 @@ static void linear_task(void *context, size_t i)
     size_t out = i % job->n_blocks_out * job->block_out;
     size_t n_rows = min_size(job->block_rows, job->n_rows - row);
     size_t n_out = min_size(job->block_out, job->linear->n_out - out);
-    if (engine_uses_blas() && !job->conv)
+    if (job->linear->form != WEIGHT_F32) {
+        if (!kernels()->packed_block(job, row, n_rows, out, n_out))
+            atomic_store_explicit(&job->failed, true, memory_order_relaxed);
+    } else if (engine_uses_blas() && !job->conv)
         blas_block(job, row, n_rows, out, n_out);
     else if (!kernels()->linear_block(job, row, n_rows, out, n_out))
         atomic_store_explicit(&job->failed, true, memory_order_relaxed);
@@ -150,7 +167,11 @@ bool linear_run(struct pool *pool, struct linear_job *job)
     job->id = linear_next_id();
     job->block_out = BLOCK_OUT;
     size_t lanes = kernels()->lanes, rows_max = block_rows_max(job->linear->n_in);
-    if (engine_uses_blas() && !job->conv) {
+    if (job->linear->form != WEIGHT_F32) {
+        job->block_out = PACKED_BLOCK_OUT;
+        rows_max = packed_rows_max(job->linear);
+        lanes = min_size(kernels()->packed_rows, rows_max);
+    } else if (engine_uses_blas() && !job->conv) {
         /* It packs the weights of every call: few large blocks. */
         pthread_once(&blas_once, blas_start);
         size_t each = (n_out / pool_threads(pool) / BLOCK_OUT + 1) * BLOCK_OUT;

@@ -31,9 +31,12 @@ struct compute {
  */
 
 enum nn_engine {
-    NN_ENGINE_AUTO,   /* the best that the chip runs */
-    NN_ENGINE_AVX512, /* F, BW, DQ, VL */
-    NN_ENGINE_AVX2,   /* with FMA */
+    NN_ENGINE_AUTO,       /* the best that the chip runs */
+    NN_ENGINE_AMX,        /* AVX512BF16 and tiles for bf16 and int8 */
+    NN_ENGINE_AVX512BF16, /* AVX512VNNI and products of bf16 */
+    NN_ENGINE_AVX512VNNI, /* AVX512 and products of int8 */
+    NN_ENGINE_AVX512,     /* F, BW, DQ, VL */
+    NN_ENGINE_AVX2,       /* with FMA */
     NN_ENGINE_PORTABLE,
     NN_ENGINE_OPENBLAS, /* linear layers by OpenBLAS, the rest as AUTO */
     N_NN_ENGINES
@@ -75,12 +78,25 @@ enum activation {
 bool activation_parse(const char *name, enum activation *out);
 void nn_activate(const struct compute *compute, enum activation activation, float *x, size_t n);
 
-/* y = x · weightᵀ + bias. Filled by linear_init(); treat as opaque. */
+/* What a layer's weights are kept in, and so what it computes in. bf16: products of bf16, summed in
+ * f32. int8: weights to a step per output, activations to a step per row, summed exactly; where the
+ * chip has no such unit, weights alone. int4: weights to a step per output and 32 inputs,
+ * activations as for bf16. Norms, softmax and what lies between the layers are f32 in all of them.
+ */
+enum weight_form { WEIGHT_F32, WEIGHT_BF16, WEIGHT_INT8, WEIGHT_INT4, N_WEIGHT_FORMS };
+const char *weight_form_name(enum weight_form form); /* "f32", "bf16", … */
+bool weight_form_parse(const char *name, enum weight_form *out);
+/* Whether the engine that runs now multiplies this form by units of its own, faster than f32. */
+bool nn_engine_is_fast(enum weight_form form);
+
+/* y = x · weightᵀ + bias. Filled by linear_init…(); treat as opaque. */
 struct linear {
-    const float *weight; /* [n_out, n_in] */
+    enum weight_form form;
+    const float *weight; /* WEIGHT_F32: [n_out, n_in] */
+    const void *packed;  /* other forms: see packed.h */
     const float *bias;   /* [n_out] or NULL */
     size_t n_out, n_in;
-    void *owned; /* converted or packed form, freed by linear_release(); NULL when used in place */
+    void *owned; /* converted weight, freed by linear_release(); NULL when used in place */
 };
 
 /* Takes weight [n_out, n_in] of any floating dtype and bias (f32, or NULL): f32 is used in place
@@ -88,6 +104,17 @@ struct linear {
 enum status linear_init(struct linear *linear, const void *weight, enum dtype dtype,
                         const float *bias, size_t n_out, size_t n_in, struct error *err);
 void linear_release(struct linear *linear);
+
+/* The bytes of a weight's packed form; 0 for shapes (rows longer than 16,384) that stay f32. */
+size_t linear_packed_bytes(enum weight_form form, size_t n_out, size_t n_in);
+/* Packs a weight as linear_init() takes it into `to` (linear_packed_bytes(), 64-byte aligned), over
+ * all threads of the pool (NULL: the calling one). For int8 the worst error over blocks of 16
+ * outputs, as the root of its square relative to the weights'; else 0. */
+double linear_pack(struct pool *pool, enum weight_form form, const void *weight, enum dtype dtype,
+                   size_t n_out, size_t n_in, void *to);
+/* A layer over a packed weight, which is borrowed. */
+void linear_init_packed(struct linear *linear, enum weight_form form, const void *packed,
+                        const float *bias, size_t n_out, size_t n_in);
 
 /* y[n_rows, n_out] = activation(x[n_rows, n_in] · weightᵀ + bias) + residual. residual ([n_rows,
  * n_out], may be y itself) or NULL. x and y must not overlap. Rows are contiguous. */

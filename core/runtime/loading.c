@@ -12,7 +12,7 @@
 enum { LOADING_S_MAX = 60 };
 
 enum status runtime_expect(struct runtime *runtime, const char *name, const char *directory,
-                           struct error *err)
+                           const struct model_options *options, struct error *err)
 {
     size_t n = atomic_load(&runtime->n_expected);
     for (size_t i = 0; i < n; i++)
@@ -25,6 +25,9 @@ enum status runtime_expect(struct runtime *runtime, const char *name, const char
         return error_set(err, STATUS_BAD_CONFIG, "at most %d models are served", LANES_MAX);
     struct expected_model *expected = calloc(1, sizeof *expected);
     if (expected) {
+        expected->options = *options;
+        expected->options.pool = runtime->pool;
+        expected->options.progress = &expected->progress;
         expected->name = strdup(name);
         expected->directory = strdup(directory);
     }
@@ -53,7 +56,7 @@ enum status runtime_load(struct runtime *runtime, size_t i, struct error *err)
         atomic_store(&runtime->loading_since_ns, clock_ns());
     atomic_store(&expected->state, MODEL_LOADING);
     struct model *model =
-        model_open_watched(expected->name, expected->directory, &expected->progress, err);
+        model_open_as(expected->name, expected->directory, &expected->options, err);
     if (!model) {
         expected->why = *err;
     } else if (runtime_add(runtime, model, err)) {

@@ -52,14 +52,16 @@ enum model_state { MODEL_WAITING, MODEL_LOADING, MODEL_READY, MODEL_FAILED };
 
 struct expected_model {
     char *name, *directory;
+    struct model_options options;
     atomic_int state; /* enum model_state */
     struct model_progress progress;
     struct error why; /* fixed once the state is MODEL_FAILED */
 };
 
-/* Both strings are copied. STATUS_BAD_CONFIG when the name is taken or there are too many. */
+/* Everything is copied; pool and progress of the options are the runtime's own. STATUS_BAD_CONFIG
+ * when the name is taken or there are too many. */
 enum status runtime_expect(struct runtime *runtime, const char *name, const char *directory,
-                           struct error *err);
+                           const struct model_options *options, struct error *err);
 /* In the order of runtime_expect(); NULL past the end. They stay, whatever becomes of them. */
 const struct expected_model *runtime_expected(const struct runtime *runtime, size_t i);
 /* Opens the i-th one and starts its lane. What fails is noted there too. */

@@ -6,6 +6,10 @@
  * later calls do nothing, and binder_finish() returns it: so the table reads as a table and every
  * tensor is checked. f32 tensors are used in place; f16 and bf16 ones are converted into memory
  * owned by the binder's `struct bound`, which lives as long as the model.
+ *
+ * Linear layers and convolutions are packed into the form that the set's plan asks for, where that
+ * gains something: heads of a few outputs stay f32, and a layer whose weights int8 would hold too
+ * coarsely (INT8_ERROR_MAX) becomes bf16. Norms, biases and embeddings are always f32.
  */
 #ifndef VLMD_CORE_WEIGHTS_BINDER_H
 #define VLMD_CORE_WEIGHTS_BINDER_H
@@ -18,6 +22,7 @@ struct bound;
 
 struct binder {
     const struct tensor_set *tensors;
+    const struct weight_plan *plan;
     struct bound *bound;
     struct error *err;
     enum status status;  /* the first fault */
@@ -30,6 +35,9 @@ void binder_init(struct binder *binder, const struct tensor_set *tensors, struct
 /* Hands what was allocated to the caller on success (*out), frees it on failure. */
 enum status binder_finish(struct binder *binder, struct bound **out);
 void bound_free(struct bound *bound);
+
+/* How many layers are kept in each form. */
+void bound_count_forms(const struct bound *bound, size_t counts[N_WEIGHT_FORMS]);
 
 /* A tensor of exactly this shape as f32. dims ends with 0: (const size_t[]){768, 3, 32, 32, 0}. */
 void bind_tensor(struct binder *binder, const float **out, const size_t *dims, const char *name,

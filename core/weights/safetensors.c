@@ -49,6 +49,7 @@ struct tensor_set {
     size_t bytes;
     uint64_t fingerprint;
     atomic_size_t *n_used; /* bytes; NULL = nobody watches */
+    const struct weight_plan *plan;
 };
 
 /* The dtypes of the format. Those that no model computes with are kept in the set, so that a stray
@@ -515,4 +516,14 @@ void tensor_set_note_use(const struct tensor_set *set, const struct tensor_view 
 uint64_t tensor_set_fingerprint(const struct tensor_set *set)
 {
     return set->fingerprint;
+}
+
+void tensor_set_plan(struct tensor_set *set, const struct weight_plan *plan)
+{
+    set->plan = plan;
+}
+
+const struct weight_plan *tensor_set_planned(const struct tensor_set *set)
+{
+    return set->plan;
 }

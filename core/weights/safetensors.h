@@ -29,6 +29,16 @@ struct tensor_view {
 
 struct tensor_set;
 
+/* What a set's linear layers are to be kept in, for who binds them (see binder.h): asked for by who
+ * opens a model, carried here past the architecture's own code. Borrowed, and needed while the set
+ * is bound alone; NULL (the default) is f32. */
+struct weight_plan {
+    enum weight_form form;
+    struct pool *pool; /* that converts; NULL = the calling thread */
+};
+void tensor_set_plan(struct tensor_set *set, const struct weight_plan *plan);
+const struct weight_plan *tensor_set_planned(const struct tensor_set *set);
+
 /* file_name: NULL for the standard names, else the one file to open
  * ("open_clip_model.safetensors"). STATUS_BAD_CHECKPOINT names the file (and tensor) at fault;
  * pickled weights (pytorch_model.bin alone) are refused with the reason. */

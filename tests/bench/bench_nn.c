@@ -2,12 +2,13 @@
  * bench_nn.c: how fast core/nn is: products, attention, row operations, and the layers of a CLIP
  * ViT-B/32 image tower with random weights.
  *
- *     bench_nn [ENGINE] [N_THREADS] [SECTION]
+ *     bench_nn [ENGINE] [N_THREADS] [SECTION] [FORM]
  *
  * ENGINE as nn_engine_parse() takes it (default auto), N_THREADS 0 for all, SECTION one of
- * products, few, attention, rows, vit (default: all). Times are the best of several runs, so that
- * what else the machine does counts little. With BENCH_CLOCK=cpu in the environment they are CPU
- * time divided by the number of threads: for comparing kernels on a busy machine.
+ * products, few, attention, rows, vit, read (default, or "all": all), FORM the weights': f32, bf16,
+ * int8 or int4. Times are the best of several runs, so that what else the machine does counts
+ * little. With BENCH_CLOCK=cpu in the environment they are CPU time divided by the number of
+ * threads: for comparing kernels on a busy machine.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,22 @@
 static struct compute compute;
 
 static bool cpu_clock;
+static enum weight_form form;
+
+/* A layer over [n_out, n_in] floats in the form asked for; what is packed stays until the end. */
+static void layer_init(struct linear *linear, const float *weight, const float *bias, size_t n_out,
+                       size_t n_in)
+{
+    struct error err;
+    size_t size = linear_packed_bytes(form, n_out, n_in);
+    void *packed = size ? aligned_alloc(64, size) : NULL;
+    if (!packed) {
+        linear_init(linear, weight, DTYPE_F32, bias, n_out, n_in, &err);
+        return;
+    }
+    linear_pack(compute.pool, form, weight, DTYPE_F32, n_out, n_in, packed);
+    linear_init_packed(linear, form, packed, bias, n_out, n_in);
+}
 
 static double now(void)
 {
@@ -77,18 +94,19 @@ static void run_product(void *context)
 static double time_product(size_t n_rows, size_t n_out, size_t n_in, size_t weight_bytes,
                            double budget_s)
 {
-    struct error err;
-    size_t each = n_out * n_in * sizeof(float);
+    size_t each = form ? linear_packed_bytes(form, n_out, n_in) : n_out * n_in * sizeof(float);
     size_t n = weight_bytes > each ? weight_bytes / each : 1;
     struct linear *linears = calloc(n, sizeof *linears);
-    float *weight = random_floats(n * n_out * n_in), *bias = random_floats(n_out);
+    float *weight = random_floats((form ? 1 : n) * n_out * n_in), *bias = random_floats(n_out);
     for (size_t i = 0; i < n; i++)
-        linear_init(&linears[i], weight + i * n_out * n_in, DTYPE_F32, bias, n_out, n_in, &err);
+        layer_init(&linears[i], weight + (form ? 0 : i * n_out * n_in), bias, n_out, n_in);
     struct product product = {
         linears, n, 0, random_floats(n_rows * n_in), random_floats(n_rows * n_out), n_rows};
     double time = best_of(run_product, &product, budget_s);
     free((float *)product.x);
     free(product.y);
+    for (size_t i = 0; i < n; i++)
+        free((void *)linears[i].packed);
     free(weight);
     free(bias);
     free(linears);
@@ -123,9 +141,47 @@ static void bench_few(void)
                                              : rows < 16 ? rows + 4
                                                          : rows * 2) {
         double time = time_product(rows, 3072, 768, (size_t)256 << 20, 0.2);
-        printf("  %8zu  %6.1f GB/s  %6.1f GFLOP/s\n", rows, 3072e-9 * 768 * 4 / time,
+        printf("  %8zu  %6.1f GB/s  %6.1f GFLOP/s\n", rows,
+               1e-9 * (double)(form ? linear_packed_bytes(form, 3072, 768) : 3072 * 768 * 4) / time,
                2e-9 * (double)rows * 3072 * 768 / time);
     }
+}
+
+/* What memory gives: all threads sum a block of 256 MB. */
+static const uint64_t *read_from;
+static _Atomic uint64_t read_sum;
+
+enum { READ_PARTS = 64, READ_WORDS = (256 << 20) / 8 / READ_PARTS };
+
+static void read_part(void *context, size_t i)
+{
+    typedef uint64_t words __attribute__((vector_size(64)));
+    const words *from = (const words *)(read_from + i * READ_WORDS);
+    words a = {0}, b = {0}, c = {0}, d = {0};
+    (void)context;
+    for (size_t at = 0; at < READ_WORDS / 8; at += 4) {
+        a ^= from[at];
+        b ^= from[at + 1];
+        c ^= from[at + 2];
+        d ^= from[at + 3];
+    }
+    a ^= b ^ c ^ d;
+    read_sum ^= a[0] ^ a[7];
+}
+
+static void run_read(void *context)
+{
+    (void)context;
+    pool_run(compute.pool, READ_PARTS, read_part, NULL);
+}
+
+static void bench_read(void)
+{
+    float *block = random_floats(READ_WORDS * READ_PARTS * 2);
+    read_from = (const uint64_t *)block;
+    printf("memory reads, 256 MB: %.1f GB/s\n",
+           8e-9 * READ_WORDS * READ_PARTS / best_of(run_read, NULL, 0.3));
+    free(block);
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */
@@ -254,9 +310,7 @@ struct vit {
 
 static void vit_linear(struct linear *linear, size_t n_out, size_t n_in)
 {
-    struct error err;
-    linear_init(linear, random_floats(n_out * n_in), DTYPE_F32, random_floats(n_out), n_out, n_in,
-                &err);
+    layer_init(linear, random_floats(n_out * n_in), random_floats(n_out), n_out, n_in);
 }
 
 static void vit_pass(void *context)
@@ -352,14 +406,17 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } sections[] = {{"products", bench_products},
-                    {"few", bench_few},
-                    {"attention", bench_attention},
-                    {"rows", bench_rows},
-                    {"vit", bench_vit}};
-    printf("engine %s, %zu threads\n", nn_engine_name(), pool_threads(compute.pool));
+    } sections[] = {{"products", bench_products},   {"few", bench_few},
+                    {"attention", bench_attention}, {"rows", bench_rows},
+                    {"read", bench_read},           {"vit", bench_vit}};
+    if (argc > 4 && !weight_form_parse(argv[4], &form)) {
+        fprintf(stderr, "no form '%s': f32, bf16, int8 or int4\n", argv[4]);
+        return 2;
+    }
+    printf("engine %s, weights %s, %zu threads\n", nn_engine_name(), weight_form_name(form),
+           pool_threads(compute.pool));
     for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++)
-        if (argc < 4 || strcmp(argv[3], sections[i].name) == 0)
+        if (argc < 4 || strcmp(argv[3], "all") == 0 || strcmp(argv[3], sections[i].name) == 0)
             sections[i].run();
     pool_free(compute.pool);
     arena_release(&arena);

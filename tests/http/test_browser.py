@@ -169,7 +169,7 @@ class Page(unittest.TestCase):
             context.fillRect(160, 120, 70, 110);
             const timings = {queue_ms: 1, preprocess_ms: 2, forward_ms: 3, total_ms: 7, batch_size: 4};
             const made = {
-              'info': {version: '0', defaults: {}, models: [{id: 'owl', tasks: ['detect', 'segment'], architecture: 'X', parameters: 1, dtype: 'F32'}]},
+              'info': {version: '0', defaults: {}, models: [{id: 'owl', tasks: ['detect', 'segment'], architecture: 'X', parameters: 1, dtype: 'f32'}]},
               'v1/detect': {model: 'owl', timings, detections: [
                 {label: 'a banana', score: 0.93, box: {xmin: 158, ymin: 120, xmax: 232, ymax: 230}},
                 {label: 'a strawberry', score: 0.41, box: {xmin: 20, ymin: 22, xmax: 84, ymax: 92}}]},

@@ -298,6 +298,26 @@ class Loading(unittest.TestCase):
                                  check=False)
             self.assertEqual(status, 1)
             self.assertIn("truncated", err)
+class Dtypes(unittest.TestCase):
+    def test_a_setting_gives_each_model_its_dtype(self):
+        server = Server({"a": "clip-tiny", "b": "clip-tiny", "half": "clip-gelu-f16-sharded"},
+                        dtype="b=int8; bf16; half=auto")
+        models = {model["id"]: model for model in server.get("/v1/models").json["data"]}
+        self.assertEqual([models[name]["dtype"] for name in "ab"], ["bf16", "int8"])
+        self.assertIn(models["half"]["dtype"], ("f32", "bf16"))
+        self.assertGreater(models["a"]["layers"]["bf16"], 5)
+        self.assertGreater(models["b"]["layers"]["int8"], 5)
+        vectors = [server.post("/v1/embeddings", {"model": name, "input": "a cat"}).json["data"][0]["embedding"]
+                   for name in "ab"]
+        self.assertGreater(sum(x * y for x, y in zip(*vectors)), 0.99)
+        server.stop()
+
+    def test_f32_checkpoints_stay_f32(self):
+        server = Server({"clip": "clip-tiny"})
+        model = server.get("/info").json["models"][0]
+        self.assertEqual(model["dtype"], "f32")
+        self.assertEqual(list(model["layers"]), ["f32"])
+        server.stop()
 
 
 class StartUp(unittest.TestCase):
@@ -313,6 +333,8 @@ class StartUp(unittest.TestCase):
         self.refused("--set", "max_batch=many", words=["max_batch"])
         self.refused("--set", "no_such=1", words=["no_such"])
         self.refused("--set", "engine=abacus", words=["engine", "portable"])
+        self.refused("--set", "dtype=fp7", words=["dtype", "int8", "fp7"])
+        self.refused("--set", "dtype=absent=fp7", words=["dtype", "int8", "fp7"])
         self.refused("--set", "listen=nowhere", "--listen", "nowhere", words=["listen"])
         self.refused("--config", "/nonexistent", words=["/nonexistent"])
 

@@ -84,7 +84,7 @@ START_TEST(models_info_and_version_tell_what_is_served)
     ck_assert_uint_eq(json_array_size(data), 5);
     ck_assert_str_eq(string_at(json_array_get(data, 0), "id"), "clip");
     ck_assert_str_eq(string_at(json_array_get(data, 0), "architecture"), "CLIPModel");
-    ck_assert_str_eq(string_at(json_array_get(data, 0), "dtype"), "F32");
+    ck_assert_str_eq(string_at(json_array_get(data, 0), "dtype"), "f32");
     ck_assert_ptr_null(json_object_get(reply.json, "timings"));
     reply_free(&reply);
     reply = want(ask("GET", "/v1/models/matcher", "", NULL, NULL, 0));

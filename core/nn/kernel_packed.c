@@ -1,0 +1,669 @@
+/*
+ * kernel_packed.c: one block of y = activation(x · weightᵀ + bias) + residual where the weights are
+ * packed (see packed.h).
+ *
+ * Rows of x are first brought into the weights' kind of number, row after row, in the thread's
+ * scratch. Then, PANEL outputs at a time:
+ *
+ * tiles   (AMX) 32 rows × 32 outputs in four tiles, 64 bytes of inputs a step. int4 is first
+ *         unpacked to bf16 in scratch.
+ * dots    (AVX512-BF16, -VNNI) 6 rows × 64 outputs in 24 registers: the outputs lie in the lanes, a
+ *         word of inputs is broadcast. Few rows read the weights once, as fast as memory gives
+ * them. widened (any other chip) a stretch of weights becomes f32 in the first cache, x stays f32.
+ *
+ * All forms end with the sums as f32 in values[row][PANEL], where finish() takes them.
+ */
+#include "core/nn/kernel_finish.h"
+#include "core/nn/packed.h"
+
+enum {
+    PANEL = 64,
+    PANEL_BLOCKS = PANEL / PACK_OUT,
+    ROWS_BYTES = 1024 * 1024, /* of scratch, for rows; the rest is for weights unpacked */
+};
+
+/* A block past the last one stands for the last one; its results are not stored. */
+static void panel_blocks(const struct linear *linear, size_t out, const char *blocks[PANEL_BLOCKS])
+{
+    size_t each = packed_block_bytes(linear->form, linear->n_in);
+    size_t last = (linear->n_out - 1) / PACK_OUT;
+    for (size_t b = 0; b < PANEL_BLOCKS; b++)
+        blocks[b] = (const char *)linear->packed + min_size(out / PACK_OUT + b, last) * each;
+}
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+/* Where a row of x comes from: itself, or the pixels under a convolution's kernel, which gather()
+ * puts one after another (0 outside the picture). */
+static void gather(const struct conv_rows *conv, const float *x, size_t row, float *to)
+{
+    size_t pixels = conv->out_height * conv->out_width, pixel = row % pixels;
+    const float *picture = x + row / pixels * conv->height * conv->width * conv->channels;
+    size_t top = pixel / conv->out_width * conv->stride;
+    size_t left = pixel % conv->out_width * conv->stride;
+    for (size_t ky = 0; ky < conv->kernel_height; ky++) {
+        for (size_t kx = 0; kx < conv->kernel_width; kx++, to += conv->channels) {
+            size_t py = top + ky - conv->padding, px = left + kx - conv->padding; /* may wrap */
+            if (py < conv->height && px < conv->width)
+                memcpy(to, picture + (py * conv->width + px) * conv->channels,
+                       conv->channels * sizeof *to);
+            else
+                memset(to, 0, conv->channels * sizeof *to);
+        }
+    }
+}
+
+static const float *row_of(const struct linear_job *job, size_t row, float *gathered)
+{
+    if (!job->conv)
+        return job->x + row * job->linear->n_in;
+    gather(job->conv, job->x, row, gathered);
+    return gathered;
+}
+
+#if defined(__AVX512VNNI__)
+
+#if defined(__AVX512BF16__)
+static void row_to_bf16(const float *x, size_t n, size_t n_padded, char *to)
+{
+    for (size_t k = 0; k < n_padded; k += 16) {
+        vec value = k + 16 <= n ? vec_load(x + k) : k < n ? vec_load_part(x + k, n - k) : (vec){0};
+        _mm256_storeu_si256((__m256i *)(to + 2 * k), (__m256i)_mm512_cvtneps_pbh((__m512)value));
+    }
+}
+#endif
+
+/* To 0 … 255 by the row's own step: x = (byte - zero) · scale. A row that holds what is no number
+ * gets a scale that is none, and so do its results. */
+static void row_to_int8(const float *x, size_t n, size_t n_padded, char *to, float *scale,
+                        int32_t *zero)
+{
+    __m512 low = _mm512_setzero_ps(), high = low;
+    __mmask16 odd = 0;
+    for (size_t k = 0; k < n; k += 16) {
+        __m512 value = (__m512)(k + 16 <= n ? vec_load(x + k) : vec_load_part(x + k, n - k));
+        odd |= _mm512_fpclass_ps_mask(value, 0x99); /* NaN, infinity */
+        low = _mm512_min_ps(low, value);
+        high = _mm512_max_ps(high, value);
+    }
+    float min = _mm512_reduce_min_ps(low), max = _mm512_reduce_max_ps(high);
+    float step = max / 255 - min / 255, factor = step > 1e-35f ? 1 / step : 0;
+    __m512i shift = _mm512_set1_epi32((int)(-min * factor + 0.5f));
+    for (size_t k = 0; k < n_padded; k += 16) {
+        __m512 value = (__m512)(k + 16 <= n ? vec_load(x + k)
+                                : k < n     ? vec_load_part(x + k, n - k)
+                                            : (vec){0});
+        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value, _mm512_set1_ps(factor)));
+        whole = _mm512_max_epi32(_mm512_add_epi32(whole, shift), _mm512_setzero_si512());
+        _mm_storeu_si128((__m128i *)(to + k), _mm512_cvtusepi32_epi8(whole));
+    }
+    *scale = odd ? NAN : step;
+    *zero = _mm_cvtsi128_si32(_mm512_castsi512_si128(shift));
+}
+
+#if defined(__AMX_TILE__)
+enum { TILE_ROWS = 16, TILE_BYTES = 1024 };
+
+/* Rows up to which a chip with tiles takes dots: no more than int4_rows() has, or than tiles lose
+ * against. */
+static size_t few_rows(enum weight_form form)
+{
+    return form == WEIGHT_INT4 ? 2 : 1;
+}
+
+/* A row into the place of row r: stretches of 64 bytes, as tiles have them. */
+static void row_to_tiles(const char *row, size_t row_bytes, size_t r, char *packed)
+{
+    char *to = packed + r / TILE_ROWS * TILE_ROWS * row_bytes + r % TILE_ROWS * 64;
+    for (size_t k = 0; k < row_bytes / 64; k++)
+        _mm512_storeu_si512(to + k * TILE_BYTES,
+                            row ? _mm512_loadu_si512(row + k * 64) : _mm512_setzero_si512());
+}
+#endif
+
+/* The rows [row, row + n_rows) in the form's numbers, one after another or, for tiles, 16 by 16
+ * (the last of them filled up with zeros). They stay while the thread's tasks of the same job go
+ * over the outputs. */
+static const char *pack_rows(const struct linear_job *job, struct scratch *scratch, size_t row,
+                             size_t n_rows, size_t row_bytes)
+{
+    char *packed = (char *)scratch->floats;
+    if (scratch->job_id == job->id && scratch->row == row)
+        return packed;
+    scratch->job_id = job->id;
+    scratch->row = row;
+    size_t n_in = job->linear->n_in, padded = packed_in(n_in);
+    float *gathered = (float *)(packed + ROWS_BYTES);
+#if defined(__AMX_TILE__)
+    _Alignas(64) char one[PACK_IN_MAX * 2];
+    bool tiled = n_rows > few_rows(job->linear->form);
+#endif
+    for (size_t r = 0; r < n_rows; r++) {
+        const float *from = row_of(job, row + r, gathered);
+        char *to = packed + r * row_bytes;
+#if defined(__AMX_TILE__)
+        to = tiled ? one : to;
+#endif
+        if (job->linear->form == WEIGHT_INT8)
+            row_to_int8(from, n_in, padded, to, &scratch->row_scale[r], &scratch->row_zero[r]);
+#if defined(__AVX512BF16__)
+        else
+            row_to_bf16(from, n_in, padded, to);
+#endif
+#if defined(__AMX_TILE__)
+        if (tiled)
+            row_to_tiles(one, row_bytes, r, packed);
+#endif
+    }
+#if defined(__AMX_TILE__)
+    for (size_t r = n_rows; tiled && r % TILE_ROWS; r++)
+        row_to_tiles(NULL, row_bytes, r, packed);
+#endif
+    return packed;
+}
+
+/* int8: values[n_rows][PANEL] hold whole numbers; makes them what they stand for. */
+static void int8_to_values(const struct scratch *scratch, size_t r0, size_t n_rows,
+                           const char *const *blocks, size_t n_in, float *values)
+{
+    for (size_t b = 0; b < PANEL_BLOCKS; b++) {
+        const char *tail = blocks[b] + packed_in(n_in) * PACK_OUT;
+        __m512 scale = _mm512_loadu_ps(tail);
+        __m512i sum = _mm512_loadu_si512(tail + 64);
+        for (size_t r = 0; r < n_rows; r++) {
+            float *at = values + r * PANEL + b * PACK_OUT;
+            __m512i zero = _mm512_set1_epi32(scratch->row_zero[r0 + r]);
+            __m512i whole = _mm512_sub_epi32(_mm512_loadu_si512(at), _mm512_mullo_epi32(zero, sum));
+            __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(scratch->row_scale[r0 + r]));
+            _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_cvtepi32_ps(whole), factor));
+        }
+    }
+}
+
+/* ---- dots ------------------------------------------------------------------------------------ */
+
+enum { DOT_ROWS = 6, AHEAD = 1024 };
+
+INLINE __m512i broadcast(const char *x)
+{
+    int32_t word;
+    memcpy(&word, x, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+INLINE __m512i dot_step(bool is_int8, __m512i sum, __m512i x, __m512i w)
+{
+#if defined(__AVX512BF16__)
+    if (!is_int8)
+        return (__m512i)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
+#else
+    (void)is_int8;
+#endif
+    return _mm512_dpbusd_epi32(sum, x, w);
+}
+
+/* n rows against PANEL outputs: values[row][PANEL] = sums (of int8: whole numbers). Sums are taken
+ * in steps of 64 bytes of each block's weights, in order. */
+INLINE void word_rows(size_t n, bool is_int8, const char *x, size_t row_bytes,
+                      const char *const *blocks, size_t n_steps, float *values)
+{
+    __m512i sums[DOT_ROWS][PANEL_BLOCKS];
+    const char *w0 = blocks[0], *w1 = blocks[1], *w2 = blocks[2], *w3 = blocks[3];
+#pragma GCC unroll 6
+    for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (size_t b = 0; b < PANEL_BLOCKS; b++)
+            sums[r][b] = _mm512_setzero_si512();
+    for (size_t k = 0; k < n_steps; k++, x += 4) {
+        if (n < 4) { /* more rows have time to spare */
+            __builtin_prefetch(w0 + k * 64 + AHEAD);
+            __builtin_prefetch(w1 + k * 64 + AHEAD);
+            __builtin_prefetch(w2 + k * 64 + AHEAD);
+            __builtin_prefetch(w3 + k * 64 + AHEAD);
+        }
+        __m512i w[PANEL_BLOCKS] = {_mm512_loadu_si512(w0 + k * 64), _mm512_loadu_si512(w1 + k * 64),
+                                   _mm512_loadu_si512(w2 + k * 64),
+                                   _mm512_loadu_si512(w3 + k * 64)};
+#pragma GCC unroll 6
+        for (size_t r = 0; r < n; r++) {
+            __m512i word = broadcast(x + r * row_bytes);
+#pragma GCC unroll 4
+            for (size_t b = 0; b < PANEL_BLOCKS; b++)
+                sums[r][b] = dot_step(is_int8, sums[r][b], word, w[b]);
+        }
+    }
+#pragma GCC unroll 6
+    for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (size_t b = 0; b < PANEL_BLOCKS; b++)
+            _mm512_storeu_si512(values + r * PANEL + b * PACK_OUT, sums[r][b]);
+}
+
+#define DEFINE_DOTS(name, is_int8)                                                                 \
+    static void name(size_t n, const char *x, size_t row_bytes, const char *const *blocks,         \
+                     size_t n_steps, float *values)                                                \
+    {                                                                                              \
+        switch (n) {                                                                               \
+        case 1:                                                                                    \
+            word_rows(1, is_int8, x, row_bytes, blocks, n_steps, values);                          \
+            break;                                                                                 \
+        case 2:                                                                                    \
+            word_rows(2, is_int8, x, row_bytes, blocks, n_steps, values);                          \
+            break;                                                                                 \
+        case 3:                                                                                    \
+            word_rows(3, is_int8, x, row_bytes, blocks, n_steps, values);                          \
+            break;                                                                                 \
+        case 4:                                                                                    \
+            word_rows(4, is_int8, x, row_bytes, blocks, n_steps, values);                          \
+            break;                                                                                 \
+        case 5:                                                                                    \
+            word_rows(5, is_int8, x, row_bytes, blocks, n_steps, values);                          \
+            break;                                                                                 \
+        default:                                                                                   \
+            word_rows(6, is_int8, x, row_bytes, blocks, n_steps, values);                          \
+        }                                                                                          \
+    }
+DEFINE_DOTS(dots_int8, true)
+
+#if defined(__AVX512BF16__)
+DEFINE_DOTS(dots_bf16, false)
+
+/* Nibble 0 … 15 as bf16, less 8: a word's low 4 bits choose; bit 4, whatever it is, does not count.
+ */
+static __m512i nibble_values(void)
+{
+    static const uint16_t values[16] = {0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040,
+                                        0xC000, 0xBF80, 0x0000, 0x3F80, 0x4000, 0x4040,
+                                        0x4080, 0x40A0, 0x40C0, 0x40E0};
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)values));
+}
+
+INLINE __m512 int4_scale(const char *scales, size_t group)
+{
+    __m256i halves = _mm256_loadu_si256((const __m256i *)(scales + group * PACK_OUT * 2));
+    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+}
+
+/* One or two rows against PANEL outputs straight from nibbles: whole numbers -8 … 7 are exact in
+ * bf16, and each group's sum is scaled in f32. */
+INLINE void int4_rows(size_t n, const char *x, size_t row_bytes, const char *const *blocks,
+                      size_t n_in, float *values)
+{
+    __m512i table = nibble_values();
+    __m512 sums[2][PANEL_BLOCKS];
+    size_t padded = packed_in(n_in);
+#pragma GCC unroll 2
+    for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (size_t b = 0; b < PANEL_BLOCKS; b++)
+            sums[r][b] = _mm512_setzero_ps();
+    for (size_t g = 0; g < padded / INT4_GROUP; g++, x += INT4_GROUP * 2) {
+        __m512 group[2][PANEL_BLOCKS];
+#pragma GCC unroll 2
+        for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+            for (size_t b = 0; b < PANEL_BLOCKS; b++)
+                group[r][b] = _mm512_setzero_ps();
+        for (size_t j = 0; j < 4; j++) {
+            __m512i raw[PANEL_BLOCKS];
+#pragma GCC unroll 4
+            for (size_t b = 0; b < PANEL_BLOCKS; b++) {
+                const char *from = blocks[b] + (4 * g + j) * 64;
+                __builtin_prefetch(from + AHEAD / 2);
+                raw[b] = _mm512_loadu_si512(from);
+            }
+#pragma GCC unroll 4
+            for (size_t p = 0; p < 4; p++) {
+                __m512i word[2];
+#pragma GCC unroll 2
+                for (size_t r = 0; r < n; r++)
+                    word[r] = broadcast(x + r * row_bytes + (4 * j + p) * 4);
+#pragma GCC unroll 4
+                for (size_t b = 0; b < PANEL_BLOCKS; b++) {
+                    __m512i w = _mm512_permutexvar_epi16(
+                        p ? _mm512_srli_epi16(raw[b], 4 * (unsigned)p) : raw[b], table);
+#pragma GCC unroll 2
+                    for (size_t r = 0; r < n; r++)
+                        group[r][b] = _mm512_dpbf16_ps(group[r][b], (__m512bh)word[r], (__m512bh)w);
+                }
+            }
+        }
+#pragma GCC unroll 4
+        for (size_t b = 0; b < PANEL_BLOCKS; b++) {
+            __m512 scale = int4_scale(blocks[b] + padded * PACK_OUT / 2, g);
+#pragma GCC unroll 2
+            for (size_t r = 0; r < n; r++)
+                sums[r][b] = _mm512_fmadd_ps(group[r][b], scale, sums[r][b]);
+        }
+    }
+#pragma GCC unroll 2
+    for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (size_t b = 0; b < PANEL_BLOCKS; b++)
+            _mm512_storeu_ps(values + r * PANEL + b * PACK_OUT, sums[r][b]);
+}
+
+/* The block's weights as a block of bf16, scales multiplied in. */
+static void int4_to_bf16(const char *block, size_t n_in, char *to)
+{
+    __m512i table = nibble_values();
+    size_t padded = packed_in(n_in);
+    for (size_t g = 0; g < padded / INT4_GROUP; g++) {
+        __m512 scale = int4_scale(block + padded * PACK_OUT / 2, g);
+        for (size_t j = 0; j < 4; j++) {
+            __m512i raw = _mm512_loadu_si512(block + (4 * g + j) * 64);
+#pragma GCC unroll 4
+            for (size_t p = 0; p < 4; p++, to += 64) {
+                __m512i w =
+                    _mm512_permutexvar_epi16(_mm512_srli_epi16(raw, 4 * (unsigned)p), table);
+                __m512 even = (__m512)_mm512_slli_epi32(w, 16);
+                __m512 odd = (__m512)_mm512_and_si512(w, _mm512_set1_epi32((int)0xFFFF0000));
+                __m512i low =
+                    _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(even, scale)));
+                __m512i high =
+                    _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(odd, scale)));
+                _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            }
+        }
+    }
+}
+#endif
+
+/* ---- tiles ----------------------------------------------------------------------------------- */
+
+#if defined(__AMX_TILE__)
+/* All eight tiles are 16 rows of 64 bytes. Given back at the block's end, so that a thread that
+ * does other things is not switched with their 8 KB. */
+static void tiles_begin(void)
+{
+    static const struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } config = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&config);
+}
+
+/* `tall` ? 32 : 16 rows from x on against two blocks of outputs, into values[row][PANEL]. Tile
+ * loads do not run ahead of each other, so weights that are met for the first time (`fresh`) are
+ * fetched some steps before. */
+#define DEFINE_TILES(name, multiply)                                                               \
+    static void name(bool tall, bool fresh, const char *x, size_t row_bytes, const char *w0,       \
+                     const char *w1, size_t n_steps, float *values)                                \
+    {                                                                                              \
+        const char *below = x + TILE_ROWS * row_bytes;                                             \
+        _tile_zero(0);                                                                             \
+        _tile_zero(1);                                                                             \
+        _tile_zero(2);                                                                             \
+        _tile_zero(3);                                                                             \
+        for (size_t k = 0; k < n_steps; k++) {                                                     \
+            if (fresh) {                                                                           \
+                _Pragma("GCC unroll 16") for (size_t line = 0; line < TILE_BYTES; line += 64)      \
+                {                                                                                  \
+                    __builtin_prefetch(w0 + k * TILE_BYTES + TILES_AHEAD + line);                  \
+                    __builtin_prefetch(w1 + k * TILE_BYTES + TILES_AHEAD + line);                  \
+                }                                                                                  \
+            }                                                                                      \
+            _tile_loadd(6, w0 + k * TILE_BYTES, 64);                                               \
+            _tile_loadd(4, x + k * TILE_BYTES, 64);                                                \
+            multiply(0, 4, 6);                                                                     \
+            _tile_loadd(7, w1 + k * TILE_BYTES, 64);                                               \
+            multiply(1, 4, 7);                                                                     \
+            if (tall) {                                                                            \
+                _tile_loadd(5, below + k * TILE_BYTES, 64);                                        \
+                multiply(2, 5, 6);                                                                 \
+                multiply(3, 5, 7);                                                                 \
+            }                                                                                      \
+        }                                                                                          \
+        _tile_stored(0, values, PANEL * 4);                                                        \
+        _tile_stored(1, values + PACK_OUT, PANEL * 4);                                             \
+        if (tall) {                                                                                \
+            _tile_stored(2, values + TILE_ROWS * PANEL, PANEL * 4);                                \
+            _tile_stored(3, values + TILE_ROWS * PANEL + PACK_OUT, PANEL * 4);                     \
+        }                                                                                          \
+    }
+enum { TILES_AHEAD = 6 * TILE_BYTES };
+DEFINE_TILES(tiles_bf16, _tile_dpbf16ps)
+DEFINE_TILES(tiles_int8, _tile_dpbusd)
+#endif
+
+/* ---- a panel --------------------------------------------------------------------------------- */
+
+/* All rows against the panel at `out`, n of it real. */
+static void panel(const struct linear_job *job, const struct scratch *scratch, const char *x,
+                  size_t row_bytes, size_t row, size_t n_rows, size_t out, size_t n,
+                  const char *const *blocks)
+{
+    bool is_int8 = job->linear->form == WEIGHT_INT8;
+    size_t n_in = job->linear->n_in, group;
+    _Alignas(64) float values[32 * PANEL];
+    for (size_t r = 0; r < n_rows; r += group) {
+        const char *from = x + r * row_bytes;
+#if defined(__AMX_TILE__)
+        if (n_rows > few_rows(job->linear->form)) {
+            group = min_size(2 * TILE_ROWS, n_rows - r);
+            bool tall = group > TILE_ROWS;
+            for (size_t b = 0; b < PANEL_BLOCKS && b * PACK_OUT < n; b += 2)
+                (is_int8 ? tiles_int8 : tiles_bf16)(tall, r == 0, from, row_bytes, blocks[b],
+                                                    blocks[b + 1], row_bytes / 64,
+                                                    values + b * PACK_OUT);
+        } else
+#endif
+        {
+            /* groups of nearly equal numbers of rows */
+            size_t n_groups = (n_rows - r + DOT_ROWS - 1) / DOT_ROWS;
+            group = (n_rows - r + n_groups - 1) / n_groups;
+#if defined(__AVX512BF16__)
+            if (!is_int8)
+                dots_bf16(group, from, row_bytes, blocks, row_bytes / 4, values);
+#endif
+            if (is_int8)
+                dots_int8(group, from, row_bytes, blocks, row_bytes / 4, values);
+        }
+        if (is_int8)
+            int8_to_values(scratch, r, group, blocks, n_in, values);
+        finish(job, values, PANEL, row + r, group, out, n);
+    }
+}
+
+#if defined(__AVX512BF16__)
+/* int4: one or two rows at a time from nibbles, or more from a panel that is unpacked first,
+ * PACK_OUT outputs at a time where all do not fit. */
+static void int4_panel(const struct linear_job *job, struct scratch *scratch, const char *x,
+                       size_t row_bytes, size_t row, size_t n_rows, size_t out, size_t n,
+                       const char *const *blocks)
+{
+    size_t n_in = job->linear->n_in;
+    if (n_rows <= 2) {
+        _Alignas(64) float values[2 * PANEL];
+        if (n_rows == 1)
+            int4_rows(1, x, row_bytes, blocks, n_in, values);
+        else
+            int4_rows(2, x, row_bytes, blocks, n_in, values);
+        finish(job, values, PANEL, row, n_rows, out, n);
+        return;
+    }
+    char *space = (char *)scratch->floats + ROWS_BYTES;
+    size_t each = packed_block_bytes(WEIGHT_BF16, n_in);
+    size_t fit = min_size((sizeof scratch->floats - ROWS_BYTES) / each, PANEL_BLOCKS);
+    for (size_t b = 0; b * PACK_OUT < n; b += fit) {
+        const char *unpacked[PANEL_BLOCKS];
+        size_t n_now = min_size(fit, (n - b * PACK_OUT + PACK_OUT - 1) / PACK_OUT);
+        for (size_t i = 0; i < PANEL_BLOCKS; i++)
+            unpacked[i] = space + min_size(i, n_now - 1) * each;
+        for (size_t i = 0; i < n_now; i++)
+            int4_to_bf16(blocks[b + i], n_in, space + i * each);
+        panel(job, scratch, x, row_bytes, row, n_rows, out + b * PACK_OUT,
+              min_size(n_now * PACK_OUT, n - b * PACK_OUT), unpacked);
+    }
+}
+#endif
+
+static bool by_units(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                     size_t n_out)
+{
+    const struct linear *linear = job->linear;
+    struct scratch *scratch = scratch_of_thread();
+    if (!scratch)
+        return false;
+    size_t row_bytes = packed_in(linear->n_in) * (linear->form == WEIGHT_INT8 ? 1 : 2);
+    const char *x = pack_rows(job, scratch, row, n_rows, row_bytes), *blocks[PANEL_BLOCKS];
+#if defined(__AMX_TILE__)
+    tiles_begin();
+#endif
+    for (size_t end = out + n_out; out < end; out += PANEL) {
+        size_t n = min_size(PANEL, end - out);
+        panel_blocks(linear, out, blocks);
+#if defined(__AVX512BF16__)
+        if (linear->form == WEIGHT_INT4) {
+            int4_panel(job, scratch, x, row_bytes, row, n_rows, out, n, blocks);
+            continue;
+        }
+#endif
+        panel(job, scratch, x, row_bytes, row, n_rows, out, n, blocks);
+    }
+#if defined(__AMX_TILE__)
+    _tile_release();
+#endif
+    return true;
+}
+
+#endif /* __AVX512VNNI__ */
+
+/* ---- widened --------------------------------------------------------------------------------- */
+
+enum {
+    STRETCH = 256, /* inputs widened at a time: 16 KB */
+    WIDE_ROWS = LANES == 16      ? 12
+                : LANES == 8     ? 4
+                : MANY_REGISTERS ? 4
+                                 : 2,
+    WIDE_VECS = PACK_OUT / LANES,
+};
+
+INLINE ivec word_load(const char *from)
+{
+    return (ivec)vec_load((const float *)from);
+}
+
+/* Inputs [k, k + n) of a block as f32, to[n][PACK_OUT]; k and n multiples of INT4_GROUP. */
+static void widen(enum weight_form form, const char *block, size_t n_in, size_t k, size_t n,
+                  float *to)
+{
+    size_t padded = packed_in(n_in);
+    for (size_t lane = 0; lane < PACK_OUT; lane += LANES) {
+        if (form == WEIGHT_BF16) {
+            for (size_t i = 0; i < n; i += 2) {
+                ivec words = word_load(block + (k + i) * PACK_OUT * 2 + lane * 4);
+                vec_store(to + i * PACK_OUT + lane, (vec)(words << 16));
+                vec_store(to + (i + 1) * PACK_OUT + lane, (vec)(words & (int32_t)0xFFFF0000));
+            }
+        } else if (form == WEIGHT_INT8) {
+            vec scale = vec_load((const float *)(block + padded * PACK_OUT) + lane);
+            for (size_t i = 0; i < n; i += 4) {
+                ivec words = word_load(block + (k + i) * PACK_OUT + lane * 4);
+                for (int b = 0; b < 4; b++)
+                    vec_store(to + (i + (size_t)b) * PACK_OUT + lane,
+                              __builtin_convertvector(words << (24 - 8 * b) >> 24, vec) * scale);
+            }
+        } else {
+            const char *scales = block + padded * PACK_OUT / 2;
+            for (size_t i = 0; i < n; i += 8) {
+                float scale[LANES];
+                for (size_t l = 0; l < LANES; l++) {
+                    uint16_t half;
+                    memcpy(&half,
+                           scales + ((k + i) / INT4_GROUP * PACK_OUT + lane + l) * sizeof half,
+                           sizeof half);
+                    uint32_t bits = (uint32_t)half << 16;
+                    memcpy(&scale[l], &bits, sizeof bits);
+                }
+                ivec words = word_load(block + (k + i) * PACK_OUT / 2 + lane * 4);
+                for (int j = 0; j < 8; j++) {
+                    ivec nibble = (words >> (16 * (j % 2) + 4 * (j / 2)) & 15) - 8;
+                    vec_store(to + (i + (size_t)j) * PACK_OUT + lane,
+                              __builtin_convertvector(nibble, vec) * vec_load(scale));
+                }
+            }
+        }
+    }
+}
+
+/* sums[n][PACK_OUT] += x · wide, for n <= WIDE_ROWS rows; rows past n repeat the last one. */
+static void wide_rows(const float *const *rows, size_t k, size_t n_k, const float *wide,
+                      float sums[WIDE_ROWS][PACK_OUT])
+{
+    vec total[WIDE_ROWS][WIDE_VECS];
+#pragma GCC unroll 12
+    for (int r = 0; r < WIDE_ROWS; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < WIDE_VECS; v++)
+            total[r][v] = vec_load(sums[r] + v * LANES);
+    for (size_t i = 0; i < n_k; i++) {
+        vec w[WIDE_VECS];
+#pragma GCC unroll 4
+        for (int v = 0; v < WIDE_VECS; v++)
+            w[v] = vec_load(wide + i * PACK_OUT + v * LANES);
+#pragma GCC unroll 12
+        for (int r = 0; r < WIDE_ROWS; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < WIDE_VECS; v++)
+                total[r][v] += rows[r][k + i] * w[v];
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < WIDE_ROWS; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < WIDE_VECS; v++)
+            vec_store(sums[r] + v * LANES, total[r][v]);
+}
+
+/* 48 rows share what was widened. */
+enum { WIDE_GROUP = 48 };
+
+static bool by_widening(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                        size_t n_out)
+{
+    const struct linear *linear = job->linear;
+    struct scratch *scratch = job->conv ? scratch_of_thread() : NULL;
+    if (job->conv && !scratch)
+        return false;
+    if (scratch)
+        scratch->job_id = 0;
+    const char *blocks[PANEL_BLOCKS];
+    size_t n_in = linear->n_in, group;
+    size_t group_max = min_size(job->conv ? SCRATCH_FLOATS / n_in : WIDE_GROUP, WIDE_GROUP);
+    for (size_t end_row = row + n_rows; row < end_row; row += group) {
+        group = min_size(group_max, end_row - row);
+        const float *rows[WIDE_GROUP + WIDE_ROWS];
+        for (size_t r = 0; r < group + WIDE_ROWS; r++)
+            rows[r] = r >= group ? rows[group - 1]
+                      : scratch  ? row_of(job, row + r, scratch->floats + r * n_in)
+                                 : row_of(job, row + r, NULL);
+        for (size_t o = out; o < out + n_out; o += PACK_OUT) {
+            float sums[WIDE_GROUP + WIDE_ROWS][PACK_OUT] = {0};
+            _Alignas(64) float wide[STRETCH * PACK_OUT];
+            panel_blocks(linear, o, blocks);
+            for (size_t k = 0; k < n_in; k += STRETCH) {
+                widen(linear->form, blocks[0], n_in, k, min_size(STRETCH, packed_in(n_in) - k),
+                      wide);
+                for (size_t r = 0; r < group; r += WIDE_ROWS)
+                    wide_rows(rows + r, k, min_size(STRETCH, n_in - k), wide, sums + r);
+            }
+            finish(job, sums[0], PACK_OUT, row, group, o, min_size(PACK_OUT, out + n_out - o));
+        }
+    }
+    return true;
+}
+
+bool KERNEL(packed_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                          size_t n_out)
+{
+#if defined(__AVX512BF16__)
+    if (by_units(job, row, n_rows, out, n_out))
+        return true;
+#elif defined(__AVX512VNNI__)
+    if (job->linear->form == WEIGHT_INT8 && by_units(job, row, n_rows, out, n_out))
+        return true;
+#endif
+    return by_widening(job, row, n_rows, out, n_out);
+}

@@ -1,0 +1,41 @@
+/*
+ * packed.h: weights in the forms that a chip's narrow units multiply.
+ *
+ * A packed weight [n_out, n_in] is one run of bytes, the same for every engine of x86, that can lie
+ * anywhere at a multiple of 64 bytes: in memory or in a mapped file. It is a row of blocks of
+ * PACK_OUT outputs (the last one filled up with zeros), and within a block the inputs go from first
+ * to last, filled up with zeros to a multiple of PACK_IN. 64 bytes hold, for each of the block's
+ * outputs, a word of 32 bits: what one step of vdpbf16ps, vpdpbusd or a row of a tile takes.
+ *
+ *   bf16   [k / 2][16] words of 2 inputs, rounded to nearest even.
+ *   int8   [k / 4][16] words of 4 signed inputs, then float scale[16] and int32_t sum[16] (of the
+ *          integers), so that Σ (x - zero) w = Σ x w - zero · sum.
+ *   int4   [k / 8][16] words of 2 × 4 inputs, then bf16 scale[k / INT4_GROUP][16]. Input 8 j + 2 p
+ * + h lies in bits 16 h + 4 p … of word j: moved right by 4 p, both halves are bf16's pair. A
+ *          weight is (nibble - 8) · the scale of its group.
+ *
+ * What a form holds, in bytes per weight: 2, 1, 0.5625.
+ */
+#ifndef VLMD_CORE_NN_PACKED_H
+#define VLMD_CORE_NN_PACKED_H
+
+#include "core/nn/nn.h"
+
+/* PACK_IN_MAX: the longest rows that are packed; longer ones stay f32. */
+enum { PACK_OUT = 16, PACK_IN = 64, PACK_IN_MAX = 16384, INT4_GROUP = 32 };
+
+static inline size_t packed_in(size_t n_in)
+{
+    return (n_in + PACK_IN - 1) / PACK_IN * PACK_IN;
+}
+
+/* Of one block of PACK_OUT outputs. */
+static inline size_t packed_block_bytes(enum weight_form form, size_t n_in)
+{
+    size_t k = packed_in(n_in);
+    return form == WEIGHT_BF16   ? k * PACK_OUT * 2
+           : form == WEIGHT_INT8 ? k * PACK_OUT + 2 * PACK_OUT * 4
+                                 : k * PACK_OUT / 2 + k / INT4_GROUP * PACK_OUT * 2;
+}
+
+#endif
