@@ -22,8 +22,10 @@
 /* Every how many batches works of the lower priority come first. */
 enum { BATCH_PRIORITY_SHARE = 4 };
 static const double RATE_FADE_S = 20;
-/* How long a pass may keep running sequences from their next token. */
+/* How long a pass may keep running sequences from their next token, or another model from its turn;
+ * and how long after its last pass a model counts as one that may want it. */
 static const double STALL_S = 0.25;
+static const uint64_t RECENT_NS = 5000000000u;
 /* The weight of the newest pass in the measured pace. */
 static const double PACE_SHARE = 0.3;
 
@@ -71,10 +73,23 @@ struct work_state *stage_walk_next(struct stage_walk *walk)
     return state;
 }
 
+/* Another model has work, or had some a moment ago. */
+static bool shares_the_pool(const struct lane *lane)
+{
+    uint64_t now = clock_ns();
+    const struct lane *other;
+    for (size_t i = 0; (other = runtime_at(lane->runtime, i)); i++) {
+        uint64_t beat = atomic_load(&other->heartbeat_ns);
+        if (other != lane && beat && (atomic_load(&other->n_jobs) || now < beat + RECENT_NS))
+            return true;
+    }
+    return false;
+}
+
 size_t batch_limit(const struct lane *lane, enum stage stage)
 {
     size_t max_batch = lane->runtime->options.max_batch;
-    if (!lane->decoding.n)
+    if (!lane->decoding.n && !shares_the_pool(lane))
         return max_batch;
     double pace = lane->item_seconds[stage];
     if (!(pace > 0))

@@ -6,8 +6,10 @@
  * A lane is a thread that owns one model's queue, batches, running sequences, activations and
  * feature cache. It never waits while idle; while a pass runs, arrivals gather for the next (at
  * most max_batch works, and at most batch_wait_us where that is set). Lanes take turns on the pool,
- * pass by pass, first come first served, so that no model starves another. Works whose job was
- * cancelled or whose deadline has passed are dropped before the next pass or decode step.
+ * pass by pass, first come first served, so that no model starves another; where several are busy a
+ * pass takes no more items than a quarter of a second lasts, so that a quick model does not wait
+ * long for a slow one. Works whose job was cancelled or whose deadline has passed are dropped
+ * before the next pass or decode step.
  *
  * Thread-safe: everything here may be called from any thread, except new/add/free.
  */

@@ -198,7 +198,8 @@ struct stage_walk {
 struct stage_walk stage_walk(struct lane *lane, enum stage stage);
 struct work_state *stage_walk_next(struct stage_walk *walk);
 /* How many items a pass of a waiting stage takes now: while sequences are decoding, whose next
- * tokens wait for it, no more than take STALL_S seconds at the pace measured (but one). */
+ * tokens wait for it, or other models want the pool too, no more than take STALL_S seconds at the
+ * pace measured (but one). */
 size_t batch_limit(const struct lane *lane, enum stage stage);
 
 /* A pass over items [start, start + n), all or nothing. */

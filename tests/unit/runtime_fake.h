@@ -32,6 +32,7 @@ struct fake {
     atomic_int n_inside; /* … and this many do */
     atomic_int n_image_passes, n_images, n_text_passes, n_texts, n_pair_passes, n_prefills,
         n_decodes, max_images, max_rows, max_prompt_tokens;
+    atomic_int us_per_image;
     atomic_int fail_above; /* passes over more items than this run out of memory; 0 = never */
     char order[256];       /* one letter a pass: i, t, p, f, d; only its lane writes */
     size_t n_order;
@@ -69,6 +70,8 @@ static inline enum status fake_encode_images(const struct model *model,
     atomic_fetch_add(&fake->n_image_passes, 1);
     atomic_fetch_add(&fake->n_images, (int)n);
     fake_max(&fake->max_images, (int)n);
+    long ns = 1000L * atomic_load(&fake->us_per_image) * (long)n;
+    nanosleep(&(struct timespec){ns / 1000000000, ns % 1000000000}, NULL);
     (void)compute;
     if (fake_too_many(fake, n, err))
         return err->status;
