@@ -35,3 +35,14 @@ url=$(sed -n 's/.* ready on \(http:[^ ]*\) .*/\1/p' "$log")
 for clients in 1 16; do
     python3 tests/bench/http_load.py "$url" --clients $clients --seconds 8 --picture $picture
 done
+kill $server
+wait $server
+echo "== over HTTP: the embedded captioner at and past what it can, no feature cache, a queue of 64"
+build/vlmd serve --listen 127.0.0.1:0 --store memory: --set log_level=error --set feature_cache_mb=0 \
+    --set max_queue=64 --model m=models/vlmd-caption >"$log" &
+server=$!
+until grep -q ' ready on ' "$log"; do sleep 0.05; done
+url=$(sed -n 's/.* ready on \(http:[^ ]*\) .*/\1/p' "$log")
+python3 tests/bench/open_load.py "$url" --picture $picture --pid $server
+echo "== generation: batches and caches"
+for model in models/vlmd-caption models/vlmd-vqa; do $bin/bench_runtime $model; done
