@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # deb.sh: a Debian package of the release build. usage: docker/deb.sh [OUTPUT_DIR]; needs `./dev build` first.
 # DEBFULLNAME and DEBEMAIL, Debian's own variables, name its maintainer.
-# Depends on the packages of the shared libraries that the binary loads; libcurl4 (for `vlmd pull`) is recommended.
+# Depends on the packages of the shared libraries that the binary loads; libcurl4 (for `vlmd pull`) is recommended,
+# OpenBLAS (for `engine = openblas`) suggested.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath "${1:-build}")
@@ -34,7 +35,7 @@ END
 packages=$(objdump -p "$root/usr/bin/vlmd" | sed -n 's/ *NEEDED *//p' | while read -r name; do
     path=$(ldd "$root/usr/bin/vlmd" | sed -n "s|^\s*$name => \(/[^ ]*\) .*|\1|p")
     [ -z "$path" ] || dpkg -S "$(readlink -f "$path")" "/usr$path" "$path" 2>/dev/null | head -1 | cut -d: -f1
-done | sort -u | sed 's/^libopenblas0-.*/& | libopenblas0/' | paste -sd, | sed 's/,/, /g')
+done | sort -u | paste -sd, | sed 's/,/, /g')
 cat >"$root/DEBIAN/control" <<END
 Package: vlmd
 Version: $version
@@ -45,6 +46,7 @@ Priority: optional
 Installed-Size: $(du -sk "$root" | cut -f1)
 Depends: $packages
 Recommends: libcurl4 | libcurl3-gnutls
+Suggests: libopenblas0
 Description: questions about pictures over HTTP
  Serves vision-language models: captions, visual question answering, retrieval,
  matching, classification and embeddings, as JSON, on plain processors.

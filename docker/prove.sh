@@ -24,7 +24,7 @@ run=(run --detach --name vlmd-proof --network none --cgroups disabled --read-onl
     --ulimit "nofile=1024:$(ulimit -Hn)" --ulimit nproc=1000:1000)
 
 fail() { echo "FAIL: $*" >&2; exit 1; }
-clean() { "${pod[@]}" rm --force --volumes vlmd-proof >/dev/null 2>&1 || true; rm -rf "$here/tls"; }
+clean() { "${pod[@]}" rm --force --volumes vlmd-proof >/dev/null 2>&1 || true; }
 trap clean EXIT
 clean
 
@@ -93,7 +93,7 @@ wait $request
 [ "$status/$(cat "$here/status")" = 0/200 ] || fail "SIGTERM: exit status $status, the request under way got $(cat "$here/status")"
 echo "SIGTERM: the request under way was answered, exit status 0"
 
-mkdir "$here/tls"
+mkdir -p "$here/tls"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$here/tls/key.pem" -out "$here/tls/cert.pem" \
     -days 2 -subj /CN=localhost 2>/dev/null
 chmod 755 "$here/tls" && chmod 644 "$here/tls"/*

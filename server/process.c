@@ -210,8 +210,9 @@ static enum status choose_engine(const char *name, struct error *err)
                                "portable or openblas, found '%s'",
                                name);
     if (!nn_engine_choose(engine))
-        return error_set_param(err, STATUS_BAD_CONFIG, "engine", "engine: this chip has no %s",
-                               name);
+        return error_set_param(
+            err, STATUS_BAD_CONFIG, "engine", "engine: %s is not on this %s", name,
+            engine == NN_ENGINE_OPENBLAS ? "system (Debian: libopenblas0)" : "chip");
     return STATUS_OK;
 }
 

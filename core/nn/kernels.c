@@ -167,7 +167,7 @@ bool nn_engine_parse(const char *name, enum nn_engine *out)
 bool nn_engine_choose(enum nn_engine engine)
 {
     const struct kernels *found = kernels_of(engine);
-    if (!found)
+    if (!found || (engine == NN_ENGINE_OPENBLAS && !blas_load()))
         return false;
     atomic_store_explicit(&chosen, found, memory_order_release);
     atomic_store_explicit(&products_by_blas, engine == NN_ENGINE_OPENBLAS, memory_order_relaxed);

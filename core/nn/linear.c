@@ -4,8 +4,6 @@
  * Weights stay where they are, usually the checkpoint's map. The kernels read them in place (see
  * kernel_tile.h); OpenBLAS, the other engine, does the plain product of a block.
  */
-#include <cblas.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,17 +47,6 @@ void linear_release(struct linear *linear)
 
 /* ---- OpenBLAS -------------------------------------------------------------------------------- */
 
-static pthread_once_t blas_once = PTHREAD_ONCE_INIT;
-
-/* OpenBLAS runs inside the pool's tasks: threads of its own would fight with the pool's. Which of
- * its kernels it takes is its own choice by CPUID (0.3.21 takes SkylakeX on every AVX-512 chip we
- * saw; the tests hold its results against plain loops); OPENBLAS_CORETYPE in the environment
- * overrides it. */
-static void blas_start(void)
-{
-    openblas_set_num_threads(1);
-}
-
 enum { BLAS_ROWS = 256, BLAS_OUT = 1024, BLAS_STACK_ROWS = 16, BLAS_STACK_OUT = 256 };
 
 /* The plain way, with no tricks of ours: also the oracle that tests compare the kernels with. The
@@ -83,9 +70,9 @@ static void blas_block(const struct linear_job *job, size_t row, size_t n_rows, 
             size_t rows = min_size(n_rows_max, end - row),
                    outs = min_size(n_out_max, out + n_out - o);
             if (n_in)
-                cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)outs,
-                            (int)n_in, 1, job->x + row * n_in, (int)n_in, linear->weight + o * n_in,
-                            (int)n_in, 0, block, (int)outs);
+                blas_product(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)outs,
+                             (int)n_in, 1, job->x + row * n_in, (int)n_in,
+                             linear->weight + o * n_in, (int)n_in, 0, block, (int)outs);
             else
                 memset(block, 0, rows * outs * sizeof *block);
             for (size_t r = 0; r < rows; r++) {
@@ -173,7 +160,6 @@ bool linear_run(struct pool *pool, struct linear_job *job)
         lanes = min_size(kernels()->packed_rows, rows_max);
     } else if (engine_uses_blas() && !job->conv) {
         /* It packs the weights of every call: few large blocks. */
-        pthread_once(&blas_once, blas_start);
         size_t each = (n_out / pool_threads(pool) / BLOCK_OUT + 1) * BLOCK_OUT;
         job->block_out = min_size(each, BLAS_OUT);
         rows_max = BLAS_ROWS;

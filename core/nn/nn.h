@@ -42,8 +42,8 @@ enum nn_engine {
     N_NN_ENGINES
 };
 bool nn_engine_parse(const char *name, enum nn_engine *out); /* "auto", "avx512", … */
-bool nn_engine_choose(enum nn_engine engine);                /* false: not on this chip */
-const char *nn_engine_name(void);                            /* what runs now, for people */
+bool nn_engine_choose(enum nn_engine engine); /* false: not on this chip, or not installed */
+const char *nn_engine_name(void);             /* what runs now, for people */
 
 /* ---- linear layers ----------------------------------------------------------------------------
  */
