@@ -6,6 +6,8 @@
  *   WAITING ── wake(), call_step ─┬→ finish() ──┬─ reply written ─────────────→ DONE
  *                                 │             └─ job submitted → WAITING
  *                                 └→ (a stream's tokens) events queued → WAITING
+ *   An endpoint that has more(): NEW ─→ begin() → SOURCE; SOURCE ── call_step ─┬→ all read ──→ DONE
+ *                                                                              └→ enough → SOURCE
  *
  * Invariants:
  * 1. `parked` says that no thread is stepping the call. The step that sets it (stream_pump, or
@@ -26,7 +28,7 @@
 #include "api/endpoints.h"
 #include "core/base/size.h"
 
-enum { PHASE_NEW, PHASE_WAITING, PHASE_DONE };
+enum { PHASE_NEW, PHASE_WAITING, PHASE_SOURCE, PHASE_DONE };
 enum { ARENA_EXTRA_BYTES = 64 << 20 }; /* of a call, beside three times its body */
 
 enum { TIMEOUT_MS_MAX = 86400000 };
@@ -132,7 +134,12 @@ void call_cancel(struct call *call)
     call->cancelled = true;
     if (call->running)
         atomic_store(&call->running->cancelled, true);
+    bool wakes = call->stream.is_source && call->parked; /* no job's end would do it */
+    if (wakes)
+        call->parked = false;
     pthread_mutex_unlock(&call->lock);
+    if (wakes)
+        call->wake(call->context);
 }
 
 struct http_reply *call_reply(struct call *call)
@@ -361,6 +368,23 @@ static enum status enqueue(struct call *call, struct error *err)
     return status;
 }
 
+/* Reads more for a client that has taken what there was. */
+static bool step_source(struct call *call)
+{
+    struct error err;
+    bool ended = false;
+    enum status status;
+    do {
+        status = call_check_alive(call, &err);
+        if (!status && !stream_has_room(call))
+            return false; /* call_stream_read and call_cancel wake it */
+        if (!status)
+            status = stream_fill(call, &ended, &err);
+    } while (!status && !ended);
+    call_finish(call, status, &err);
+    return true;
+}
+
 bool call_step(struct call *call)
 {
     struct error err = {0};
@@ -368,6 +392,8 @@ bool call_step(struct call *call)
     bool is_new = call->phase == PHASE_NEW;
     if (call->phase == PHASE_DONE)
         return true;
+    if (call->phase == PHASE_SOURCE)
+        return step_source(call);
     if (is_new) {
         json_writer_init(&call->out, &call->reply.body);
         json_begin_object(&call->out, NULL);
@@ -383,6 +409,12 @@ bool call_step(struct call *call)
     }
     if (!status)
         status = is_new ? start(call, &err) : call->endpoint->finish(call, &err);
+    if (!status && call->endpoint->more) {
+        call->phase = PHASE_SOURCE;
+        call->deadline_ns = 0; /* it lasts as long as the client reads */
+        stream_open_source(call);
+        return step_source(call);
+    }
     if (!status && call->submit_job) {
         call->timings.preprocess_ms += ms_between(began_ns, clock_ns());
         status = enqueue(call, &err);

@@ -62,9 +62,8 @@ static const char *metric_text(enum metric metric)
     return metric == METRIC_DOT ? "dot" : "cosine";
 }
 
-/* with_model: false where the call adds `model` to the same object itself. */
-static void put_members(struct json_writer *out, const struct collection *collection,
-                        bool with_model)
+void collections_put_members(struct json_writer *out, const struct collection *collection,
+                             bool with_model)
 {
     json_put_string(out, "name", collection->name);
     if (with_model && collection->model && collection->model[0])
@@ -188,7 +187,7 @@ static enum status put_collection(struct call *call, struct error *err)
         return status;
     if (created)
         call_status(call, 201);
-    put_members(&call->out, &now, !call->model);
+    collections_put_members(&call->out, &now, !call->model);
     json_put_bool(&call->out, "created_now", created);
     collection_release(&now);
     return STATUS_OK;
@@ -203,7 +202,7 @@ static enum status get_collection(struct call *call, struct error *err)
     struct collection collection = {0};
     if (!store || collections_get(call, store, &collection, err))
         return err->status;
-    put_members(&call->out, &collection, true);
+    collections_put_members(&call->out, &collection, true);
     collection_release(&collection);
     return STATUS_OK;
 }
@@ -228,7 +227,7 @@ static enum status list_collections(struct call *call, struct error *err)
     json_begin_list(&call->out, "collections");
     for (size_t i = 0; i < n; i++) {
         json_begin_object(&call->out, NULL);
-        put_members(&call->out, &list[i], true);
+        collections_put_members(&call->out, &list[i], true);
         json_end_object(&call->out);
         collection_release(&list[i]);
     }

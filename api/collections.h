@@ -22,6 +22,11 @@ struct store *collections_store(struct call *call, struct error *err);
 enum status collections_get(struct call *call, struct store *store, struct collection *out,
                             struct error *err);
 
+/* Its settings as members of an object. with_model: false where the call adds `model` to the same
+ * object itself. */
+void collections_put_members(struct json_writer *out, const struct collection *collection,
+                             bool with_model);
+
 /* Makes the collection's model the call's, and checks that it still fills the same space.
  * STATUS_UNPROCESSABLE for a collection of external vectors; `param` names what needs the model. */
 enum status collections_use_model(struct call *call, const struct collection *collection,

@@ -64,6 +64,10 @@ struct endpoint {
     /* Optional: new text of a stream's choice, as one JSON object. NULL: it cannot stream. Its
      * finish() then sends the rest with stream_text(); the usual reply goes as the last event. */
     void (*delta)(struct call *call, struct json_writer *out, size_t choice, struct span text);
+    /* Optional: the reply is bytes of any number, of type reply_types[0], read as the client takes
+     * them. After begin(), more() appends the next (a step's worth), again and again until *ended.
+     */
+    enum status (*more)(struct call *call, struct buffer *out, bool *ended, struct error *err);
 };
 
 struct call {

@@ -21,6 +21,7 @@ extern const struct endpoint endpoint_collection_put;
 extern const struct endpoint endpoint_collection_get;
 extern const struct endpoint endpoint_collection_delete;
 extern const struct endpoint endpoint_collections;
+extern const struct endpoint endpoint_export;
 extern const struct endpoint endpoint_items_post;
 extern const struct endpoint endpoint_items_list;
 extern const struct endpoint endpoint_item_get;
@@ -54,6 +55,7 @@ const struct endpoint *const endpoints[] = {
     &endpoint_collection_get,
     &endpoint_collection_delete,
     &endpoint_collections,
+    &endpoint_export,
     &endpoint_items_post,
     &endpoint_items_list,
     &endpoint_item_get,

@@ -74,14 +74,14 @@ void stream_take_token(struct job *job, struct work *work, const struct new_toke
 /* ---- events out ---------------------------------------------------------------------------------
  */
 
-/* Queues one event: `event: name` (where there is one) and `data: …`. */
-static enum status queue_event(struct call *call, const char *name, const char *data, size_t size,
-                               struct error *err)
+/* Queues head, data and tail for the client. */
+static enum status queue(struct call *call, const char *type, const char *head, const char *data,
+                         size_t size, const char *tail, struct error *err)
 {
     struct stream *stream = &call->stream;
     if (!stream->begun) {
         stream->begun = true;
-        call->reply.content_type = "text/event-stream";
+        call->reply.content_type = type;
         reply_header(&call->reply, "Cache-Control", "no-cache");
         reply_header(&call->reply, "X-Accel-Buffering", "no"); /* proxies: pass it on at once */
     }
@@ -92,18 +92,24 @@ static enum status queue_event(struct call *call, const char *name, const char *
         out->size -= stream->n_read;
         stream->n_read = 0;
     }
-    size_t before = out->size;
-    bool fine =
-        (!name ||
-         (buffer_puts(out, "event: ") && buffer_puts(out, name) && buffer_puts(out, "\n"))) &&
-        buffer_puts(out, "data: ") && buffer_append(out, data, size) && buffer_puts(out, "\n\n");
+    size_t size_before = out->size;
+    bool fine = buffer_puts(out, head) && buffer_append(out, data, size) && buffer_puts(out, tail);
     if (!fine)
-        out->size = before;
+        out->size = size_before;
     pthread_mutex_unlock(&call->lock);
     if (!fine)
         return error_no_memory(err, "a stream");
     stream->ready(call->context);
     return STATUS_OK;
+}
+
+#define EVENT       "data: "
+#define ERROR_EVENT "event: error\ndata: "
+
+static enum status queue_event(struct call *call, const char *head, const char *data, size_t size,
+                               struct error *err)
+{
+    return queue(call, "text/event-stream", head, data, size, "\n\n", err);
 }
 
 struct json_writer *stream_open(struct call *call)
@@ -119,7 +125,7 @@ enum status stream_push(struct call *call, struct error *err)
     struct stream *stream = &call->stream;
     if (json_writer_failed(&stream->writer))
         return error_no_memory(err, "a stream");
-    return queue_event(call, NULL, stream->event.data, stream->event.size, err);
+    return queue_event(call, EVENT, stream->event.data, stream->event.size, err);
 }
 
 static enum status push_delta(struct call *call, size_t choice, struct span text, struct error *err)
@@ -144,7 +150,7 @@ enum status stream_text(struct call *call, size_t choice, struct span text, stru
 
 enum status stream_close(struct call *call, const char *last, struct error *err)
 {
-    enum status status = queue_event(call, NULL, last, strlen(last), err);
+    enum status status = queue_event(call, EVENT, last, strlen(last), err);
     call->stream.closed = true;
     return status;
 }
@@ -237,16 +243,54 @@ void stream_finish(struct call *call, const struct error *error)
         json_begin_object(&out, NULL);
         json_put_error(&out, "error", error);
         json_end_object(&out);
-        if (!json_writer_failed(&out)) /* else there is no memory: the stream just ends */
-            queue_event(call, "error", body.data, body.size, &err);
+        bool fine = !json_writer_failed(&out); /* no memory: the stream just ends */
+        if (fine && stream->is_source)
+            queue(call, NULL, "", body.data, body.size, "\n", &err);
+        else if (fine)
+            queue_event(call, ERROR_EVENT, body.data, body.size, &err);
         buffer_release(&body);
-    } else if (!stream->closed) {
-        queue_event(call, NULL, call->reply.body.data, call->reply.body.size, &err);
+    } else if (!stream->closed && !stream->is_source) {
+        queue_event(call, EVENT, call->reply.body.data, call->reply.body.size, &err);
     }
     pthread_mutex_lock(&call->lock);
     stream->ended = true;
     pthread_mutex_unlock(&call->lock);
     stream->ready(call->context);
+}
+
+/* ---- replies of any length ----------------------------------------------------------------------
+ */
+
+void stream_open_source(struct call *call)
+{
+    pthread_mutex_lock(&call->lock);
+    call->stream.is_source = true;
+    pthread_mutex_unlock(&call->lock);
+    if (!call->stream.ready)
+        call_reply_buffer(call, call->endpoint->reply_types[0]);
+}
+
+bool stream_has_room(struct call *call)
+{
+    struct stream *stream = &call->stream;
+    pthread_mutex_lock(&call->lock);
+    bool fits = call->cancelled || stream->out.size - stream->n_read < STREAM_UNREAD_MAX;
+    call->parked = !fits;
+    pthread_mutex_unlock(&call->lock);
+    return fits;
+}
+
+enum status stream_fill(struct call *call, bool *ended, struct error *err)
+{
+    struct stream *stream = &call->stream;
+    if (!stream->ready)
+        return call->endpoint->more(call, &call->reply.body, ended, err);
+    stream->event.size = 0;
+    enum status status = call->endpoint->more(call, &stream->event, ended, err);
+    if (!status && stream->event.size)
+        status = queue(call, call->endpoint->reply_types[0], "", stream->event.data,
+                       stream->event.size, "", err);
+    return status;
 }
 
 /* ---- for the server -----------------------------------------------------------------------------
@@ -269,6 +313,12 @@ size_t call_stream_read(struct call *call, char *out, size_t size, bool *ended)
     if (stream->n_read == stream->out.size)
         stream->n_read = stream->out.size = 0;
     *ended = stream->ended && !stream->out.size;
+    bool wakes = stream->is_source && call->parked &&
+                 stream->out.size - stream->n_read < STREAM_UNREAD_MAX / 2;
+    if (wakes)
+        call->parked = false;
     pthread_mutex_unlock(&call->lock);
+    if (wakes)
+        call->wake(call->context);
     return n;
 }

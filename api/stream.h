@@ -49,7 +49,8 @@ struct stream {
     /* Under the call's lock. */
     size_t n_ids;
     struct buffer out;
-    size_t n_read; /* bytes of out */
+    size_t n_read;  /* bytes of out */
+    bool is_source; /* the bytes are the endpoint's (more), not events */
     bool ended;
 };
 
@@ -83,6 +84,12 @@ void stream_take_token(struct job *job, struct work *work, const struct new_toke
 /* Sends what there is to send. True: the job is done. False: the call is parked and not touched any
  * more; its wake comes. */
 bool stream_pump(struct call *call);
+
+/* A reply of an endpoint that has more(): whether there is room for more (if not, the call is
+ * parked), and more. Where the call cannot stream it all goes into the reply's body. */
+void stream_open_source(struct call *call);
+bool stream_has_room(struct call *call);
+enum status stream_fill(struct call *call, bool *ended, struct error *err);
 
 /* The end of a stream that has begun or is wanted: the reply's body, or the error (NULL = none), as
  * its last event. */

@@ -21,6 +21,8 @@ int command_detect(struct arguments *arguments);
 int command_segment(struct arguments *arguments);
 int command_embed(struct arguments *arguments);
 int command_index(struct arguments *arguments);
+int command_export(struct arguments *arguments);
+int command_import(struct arguments *arguments);
 int command_search(struct arguments *arguments);
 int command_eval(struct arguments *arguments);
 int command_models(struct arguments *arguments);

@@ -193,22 +193,6 @@ static enum status index_all(struct indexing *indexing, struct error *err)
     return status;
 }
 
-/* "/v1/collections/NAME" + rest, NAME percent-encoded. NULL: out of memory. */
-static char *collection_path(const char *name, const char *rest)
-{
-    struct buffer path;
-    size_t size;
-    buffer_init(&path, 1 << 16);
-    if (!query_add(&path, "", name) || !buffer_puts(&path, rest)) {
-        buffer_release(&path);
-        return NULL;
-    }
-    char *text = buffer_take(&path, &size), *full;
-    int n = asprintf(&full, "/v1/collections/%s", text + 1); /* after the '=' of query_add */
-    free(text);
-    return n < 0 ? NULL : full;
-}
-
 int command_index(struct arguments *arguments)
 {
     struct process process;

@@ -176,7 +176,7 @@ static void close_exchange(void *cls, struct MHD_Connection *connection, void **
     watcher_remove(exchange->server->watcher, &exchange->watch);
     exchange->sent = (exchange->state == READY || exchange->state == STREAMING) &&
                      reason == MHD_REQUEST_TERMINATED_COMPLETED_OK;
-    if (exchange->state == STREAMING && !exchange->sent)
+    if (exchange->state == STREAMING) /* of a HEAD nothing was read */
         call_cancel(exchange->call);
     settle(exchange);
 }

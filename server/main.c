@@ -59,6 +59,16 @@ static const struct command commands[] = {
     {"search", command_search, true, 2, 2, "COLLECTION (TEXT|IMAGE)", "find pictures in a collection",
      "  vlmd search holidays 'a dog on the beach' --top-k 5\n"
      "  vlmd search holidays query.jpg --rerank true\n"},
+    {"export", command_export, true, 2, 2, "COLLECTION FILE", "write a collection to a file of JSON lines",
+     "FILE - is standard output. Vectors are base64 (--encoding float: numbers), and the pictures that\n"
+     "are kept come too (--images false: not). No model is needed.\n\n"
+     "  vlmd export holidays holidays.jsonl\n"
+     "  vlmd export holidays - --images false | zstd > holidays.jsonl.zst\n"},
+    {"import", command_import, false, 2, 2, "COLLECTION FILE", "add the JSON lines of a file to a collection",
+     "FILE - is standard input. The first line of an export makes the collection when it does not\n"
+     "exist; vectors of another embedding space are refused. Lines may also be written by hand:\n"
+     "{\"id\", \"image\" or \"text\" or \"vector\", \"metadata\"}. Exit status 1 when a line failed.\n\n"
+     "  vlmd import holidays holidays.jsonl\n"},
     {"eval", command_eval, true, 1, 1, "DATASET", "how right the models are on your own data",
      "DATASET is JSON lines, or a folder with metadata.jsonl. A row names a picture (`image` or\n"
      "`file_name`, relative to the file) and what is true of it:\n\n"

@@ -29,7 +29,7 @@ static bool reserve(struct buffer *buffer, size_t more)
     size_t capacity = buffer->capacity ? buffer->capacity + buffer->capacity / 2 : 256;
     if (capacity < need)
         capacity = need;
-    if (capacity > buffer->max_bytes + 1)
+    if (capacity - 1 > buffer->max_bytes)
         capacity = buffer->max_bytes + 1;
     char *data = realloc(buffer->data, capacity);
     if (!data)

@@ -4,6 +4,7 @@
  */
 #include "core/index/store.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,7 +187,10 @@ static enum status prepare_vector(const struct collection *collection, const flo
     if (!isfinite(squares) || (collection->metric == METRIC_COSINE && squares == 0))
         return error_set_param(err, STATUS_UNPROCESSABLE, "vector", "the vector of %s is %s", whose,
                                squares == 0 ? "zero and has no direction" : "not finite");
-    double scale = collection->metric == METRIC_COSINE ? 1 / sqrt(squares) : 1;
+    /* One that was normalised and rounded before stays as it is, so that exports come back equal.
+     */
+    bool is_unit = fabs(squares - 1) < 4 * (double)FLT_EPSILON;
+    double scale = collection->metric == METRIC_COSINE && !is_unit ? 1 / sqrt(squares) : 1;
     for (size_t i = 0; i < collection->dim; i++)
         out[i] = (float)((double)vector[i] * scale);
     return STATUS_OK;

@@ -4,10 +4,12 @@ import http.client
 import json
 import os
 import struct
+import tempfile
 import threading
 import unittest
+import urllib.parse
 
-from harness import Server, ServerTest, image_b64, image_bytes, multipart
+from harness import DATA, Server, ServerTest, image_b64, image_bytes, multipart, run
 
 LINES = {"Content-Type": "application/x-ndjson"}
 DIM = 8
@@ -172,6 +174,118 @@ class Bulk(ServerTest):
         self.assertEqual(self.server.get("/readyz").status, 200)
         reply = self.add(line(1))
         self.assertEqual(reply.status, 200)
+
+
+class Export(ServerTest):
+    """What comes out goes in again, and is the same."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.server.request("PUT", "/v1/collections/from", {"model": "clip"})
+        odd = ['a/b "c"\n\\', "ü€😀", "..", "' OR 1=1; DROP TABLE items; --", "%2F", "\x7f\u2028"]
+        items = [{"id": each, "text": each, "metadata": {each: [each, {"deep": each}], "n": i}} for i, each in enumerate(odd)]
+        items += [{"id": f"p{i}", "image": image_b64(name), "metadata": {"file": name}}
+                  for i, name in enumerate(("photo_97x61.jpg", "tall_33x120.png"))]
+        reply = cls.server.post("/v1/collections/from/items", {"items": items})
+        assert reply.json["added"] == len(items), reply.body
+        cls.items = {item["id"]: item for item in items}
+
+    def export(self, name="from", **query):
+        reply = self.server.get(f"/v1/collections/{name}/export?" + urllib.parse.urlencode(query))
+        self.assertEqual(reply.status, 200, reply.body)
+        self.assertEqual(reply.headers["Content-Type"], "application/x-ndjson")
+        return reply.body
+
+    def test_there_and_back(self):
+        for how in ({}, {"encoding": "base64"}, {"images": "true"}, {"encoding": "base64", "images": "true"}):
+            with self.subTest(**how):
+                body = self.export(**how)
+                head, *items = [json.loads(text) for text in body.splitlines()]
+                self.assertEqual((head["collection"]["name"], head["collection"]["count"]), ("from", len(self.items)))
+                self.assertEqual([item["id"] for item in items], sorted(self.items, key=str.encode))
+                for item in items:
+                    self.assertEqual(item["metadata"], self.items[item["id"]]["metadata"])
+                    self.assertEqual(item.get("image"), self.items[item["id"]].get("image") if "images" in how else None)
+                self.server.request("DELETE", "/v1/collections/to")
+                self.server.request("PUT", "/v1/collections/to", {"model": "clip"})
+                results, last = rows(self.server.post("/v1/collections/to/items", body, LINES))
+                self.assertTrue(all(row["ok"] for row in results))
+                self.assertEqual((last["lines"], last["added"]), (len(items) + 1, len(items)))
+                again = self.export("to", **how)
+                self.assertEqual(again.split(b"\n", 1)[1], body.split(b"\n", 1)[1])
+
+    def test_another_space_is_refused_with_both_named(self):
+        self.server.request("PUT", "/v1/collections/other", {"dimensions": 8})
+        reply = self.server.post("/v1/collections/other/items", self.export(), LINES)
+        self.assertEqual((reply.status, reply.error["code"]), (422, "embedding_space_mismatch"), reply.body)
+        self.assertIn("clip@", reply.error["message"])
+        self.assertIn("external", reply.error["message"])
+
+    def test_many_and_a_slow_reader(self):
+        n = 20000
+        server = Server(self.models)
+        server.request("PUT", "/v1/collections/many", {"dimensions": DIM})
+        _, last = rows(server.post("/v1/collections/many/items", "".join(line(i) for i in range(n)), LINES))
+        self.assertEqual(last["added"], n)
+        connection = server.connect()
+        connection.request("GET", "/v1/collections/many/export")
+        reply = connection.getresponse()
+        first = reply.read(1000)
+        # The rest waits in the store, not in memory; meanwhile others are served, and changes are let in.
+        server.post("/v1/collections/many/items", {"items": [{"id": "zzz", "vector": vector(1)}]})
+        parsed = [json.loads(text) for text in (first + reply.read()).splitlines()]
+        self.assertEqual([row["id"] for row in parsed[1:n + 1]], [f"item-{i:07}" for i in range(n)])
+        connection.close()
+        for _ in range(20):  # and readers that leave
+            connection = server.connect()
+            connection.request("GET", "/v1/collections/many/export")
+            connection.getresponse().read(10)
+            connection.close()
+        self.assertEqual(server.request("HEAD", "/v1/collections/many/export").status, 200)
+        self.assertEqual(server.stop(), 0)
+
+    def test_faults(self):
+        self.assertEqual(self.server.get("/v1/collections/none/export").status, 404)
+        self.assertEqual(self.server.get("/v1/collections/from/export?encoding=hex").status, 400)
+
+
+class ExportCommands(unittest.TestCase):
+    ALL = ["--model", f"clip={DATA}/checkpoints/clip-tiny"]
+
+    def test_there_and_back(self):
+        with tempfile.TemporaryDirectory() as directory:
+            file = os.path.join(directory, "pets.jsonl")
+            one, two = (["--store", f"sqlite:{directory}/{name}.db", *self.ALL] for name in "ab")
+            body = "".join(json.dumps({"id": name, "image": image_b64(name), "metadata": {"n": i}}) + "\n"
+                           for i, name in enumerate(("photo_97x61.jpg", "tall_33x120.png")))
+            status, _, err = run("import", "my pets", "-", *one, stdin=body.encode(), check=False)
+            self.assertEqual(status, 1)
+            self.assertIn("collection", err)
+            head = json.dumps({"collection": {"model": "clip", "space": "x", "dimensions": 16}})
+            status, _, err = run("import", "my pets", "-", *one, stdin=(head + "\n" + body).encode(), check=False)
+            self.assertEqual(status, 1)
+            self.assertIn("clip@", err)
+            status, out, _ = run("import", "my pets", "-", *one, stdin=(body + "{broken\n").encode(), check=False)
+            self.assertEqual(status, 1)
+            self.assertIn("3 lines: 2 added, 0 updated, 1 failed", out)
+            self.assertIn("failed: line 3: ", out)
+            run("export", "my pets", file, *one)
+            self.assertEqual(os.listdir(directory).count("pets.jsonl.part"), 0)
+            self.assertIn("2 added", run("import", "your/pets", file, *two)[1])
+            again = run("export", "your/pets", "-", *two)[1]
+            with open(file) as lines:
+                self.assertEqual(again.split("\n", 1)[1], lines.read().split("\n", 1)[1])
+            self.assertIn('"image":"', again)
+            plain = run("export", "your/pets", "-", "--images", "false", "--encoding", "float", *two)[1]
+            self.assertNotIn('"image"', plain)
+            self.assertIn('"vector":[', plain)
+            self.assertIn("2 updated", run("import", "your/pets", file, *two)[1])
+            for arguments in (("export", "none", file), ("export", "your/pets", "/nonexistent/x"),
+                              ("import", "your/pets", "/nonexistent/x"), ("export", "your/pets", "/dev/full/x")):
+                self.assertEqual(run(*arguments, *two, check=False)[0], 1)
+            with open(file) as lines:
+                self.assertEqual(len(lines.readlines()), 3)
 
 
 class FullQueue(unittest.TestCase):
