@@ -77,6 +77,26 @@ class Endpoints(ServerTest):
         body, headers = multipart([("image", ("a.jpg", image_bytes()))] + [("labels", label) for label in labels])
         self.assertEqual(self.server.post("/v1/classify", body, headers).json["labels"], reply.json["labels"])
 
+    def test_labels_and_pictures_are_computed_once(self):
+        """The second question with the same labels costs the new picture only, and with the same picture nothing."""
+        def classify(name, *labels):
+            before = [self.server.metric(f"vlmd_feature_cache_{kind}_total", model="clip") for kind in ("hits", "misses")]
+            reply = self.server.post("/v1/classify", {"image": image_b64(name), "labels": labels, "template": "once {}"})
+            self.assertEqual(reply.status, 200, reply.body)
+            after = [self.server.metric(f"vlmd_feature_cache_{kind}_total", model="clip") for kind in ("hits", "misses")]
+            hits, misses = (now - then for now, then in zip(after, before))
+            return hits, misses, reply.headers["X-Cache"], {each["label"]: each["score"] for each in reply.json["labels"]}
+
+        labels = [f"thing {i}" for i in range(40)]
+        hits, misses, cache, first = classify("exif6_60x90.jpg", *labels)
+        self.assertEqual((misses, cache), (41, "miss"))
+        self.assertEqual(classify("grey_64x48.jpg", *labels)[:3], (40, 1, "miss"))
+        hits, misses, cache, again = classify("exif6_60x90.jpg", *labels)
+        self.assertEqual((hits, misses, cache), (41, 0, "hit"))
+        self.assertEqual(again, first)
+        hits, misses, cache, _ = classify("exif6_60x90.jpg", *labels, "and another")
+        self.assertEqual((hits, misses, cache), (41, 1, "hit"))
+
     def test_embeddings_as_bytes(self):
         inputs = ["a cat", {"image": image_b64()}, "a cat " * 200]
         plain = self.server.post("/v1/embeddings", {"input": inputs}).json

@@ -350,56 +350,6 @@ END_TEST
 /* ---- failures -----------------------------------------------------------------------------------
  */
 
-/* A model that is saturated with slow pictures takes large batches while it is alone, and short
- * turns while a quick one is asked beside it. */
-START_TEST(runtime_keeps_turns_short_where_models_share_the_pool)
-{
-    enum { PICTURES = 64, US = 20000, SHORT = 13 /* × US = STALL_S and a bit */ };
-    struct fake slow_fake = {.us_per_image = US}, quick_fake = {0};
-    struct runtime *runtime = fake_runtime((struct runtime_options){.max_batch = 32});
-    struct lane *slow = fake_lane(runtime, "slow", &slow_fake),
-                *quick = fake_lane(runtime, "quick", &quick_fake);
-    struct waiter waiters[2];
-    waiter_init(&waiters[0]);
-    waiter_init(&waiters[1]);
-    int values[PICTURES], n_quick = 0;
-    for (int i = 0; i < PICTURES; i++)
-        values[i] = i;
-    for (int shared = 0; shared <= 1; shared++) {
-        struct job *job = fake_job(&waiters[0], TASK_EMBED, WORK_ENCODE, 1);
-        fake_images(&job->works[0], PICTURES, values);
-        atomic_store(&slow_fake.max_images, 0);
-        if (shared) { /* it is known to be about */
-            struct job *small = fake_job(&waiters[1], TASK_EMBED, WORK_ENCODE, 1);
-            fake_image(&small->works[0], 1);
-            submit(quick, small);
-            waiter_wait(&waiters[1], ++n_quick);
-            job_free(small);
-        }
-        submit(slow, job);
-        while (shared && !atomic_load(&slow_fake.max_images))
-            nanosleep(&(struct timespec){0, 1000000}, NULL);
-        if (shared) {
-            struct job *small = fake_job(&waiters[1], TASK_EMBED, WORK_ENCODE, 1);
-            fake_image(&small->works[0], 2);
-            submit(quick, small);
-            waiter_wait(&waiters[1], ++n_quick);
-            pthread_mutex_lock(&waiters[0].mutex);
-            ck_assert_int_eq(waiters[0].n_done, 1); /* the slow one is still at it */
-            pthread_mutex_unlock(&waiters[0].mutex);
-            job_free(small);
-        }
-        waiter_wait(&waiters[0], shared + 1);
-        if (shared)
-            ck_assert_int_le(atomic_load(&slow_fake.max_images), SHORT);
-        else
-            ck_assert_int_eq(atomic_load(&slow_fake.max_images), 32);
-        job_free(job);
-    }
-    runtime_free(runtime);
-}
-END_TEST
-
 START_TEST(runtime_blames_only_the_faulty_item)
 {
     struct fake fake = {.hold = true};
@@ -774,7 +724,6 @@ int main(void)
     tcase_add_test(tcase, runtime_lets_interactive_works_pass_but_never_starves_the_others);
     tcase_add_test(tcase, runtime_alternates_encoding_and_decoding);
     tcase_add_test(tcase, runtime_shares_the_pool_between_models);
-    tcase_add_test(tcase, runtime_keeps_turns_short_where_models_share_the_pool);
     tcase_add_test(tcase, runtime_blames_only_the_faulty_item);
     tcase_add_test(tcase, runtime_survives_passes_that_are_too_large_for_memory);
     tcase_add_test(tcase, runtime_drops_cancelled_and_expired_works);
