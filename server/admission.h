@@ -1,5 +1,6 @@
 /*
- * admission.h: who may come in, and how much at once: API keys, their rates, requests and bytes under way.
+ * admission.h: who may come in, and how much at once: API keys, their rates, requests and bytes
+ * under way.
  *
  * Everything here is decided when the headers are there, before a byte of the body is looked at
  * (DESIGN §2). Any thread.
@@ -18,7 +19,8 @@ struct admission_key;
 enum { KEY_NAME_MAX = 64 }; /* with the NUL */
 
 struct admission {
-    pthread_rwlock_t lock; /* guards keys, n_keys, rate_per_minute; a key's own mutex comes after it */
+    pthread_rwlock_t
+        lock; /* guards keys, n_keys, rate_per_minute; a key's own mutex comes after it */
     struct admission_key *keys;
     size_t n_keys;
     size_t rate_per_minute;
@@ -30,8 +32,8 @@ struct admission {
 /* Reads the settings; STATUS_BAD_CONFIG for a key that is not NAME:KEY or too short. */
 enum status admission_init(struct admission *admission, const struct settings *settings,
                            struct error *err);
-/* Takes keys and rate of other settings from now on; a key that stays keeps what it has used up. On failure
- * (as admission_init) nothing has changed. */
+/* Takes keys and rate of other settings from now on; a key that stays keeps what it has used up. On
+ * failure (as admission_init) nothing has changed. */
 enum status admission_reload(struct admission *admission, const struct settings *settings,
                              struct error *err);
 void admission_release(struct admission *admission);

@@ -82,10 +82,9 @@ enum status arguments_parse(struct arguments *arguments, int argc, char **argv, 
     struct {
         const char *word;
         bool *flag;
-    } flags[] = {{"json", &arguments->json},
-                 {"help", &arguments->help},
-                 {"sample", &arguments->sample},
-                 {"watch", &arguments->watch}};
+    } flags[] = {{"json", &arguments->json},     {"help", &arguments->help},
+                 {"sample", &arguments->sample}, {"list", &arguments->list},
+                 {"once", &arguments->once},     {"watch", &arguments->watch}};
     const char *config = NULL;
     bool options = true;
     for (int i = 0; i < argc; i++) {

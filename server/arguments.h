@@ -22,6 +22,8 @@ struct arguments {
     bool json;        /* print the whole reply */
     bool help;        /* -h, --help */
     bool sample;      /* config --sample */
+    bool list;        /* pull --list */
+    bool once;        /* top --once */
     bool watch;       /* for commands that have it */
     int argc;         /* what it was read from, to read it again (serve, on SIGHUP) */
     char **argv;

@@ -19,11 +19,19 @@
 #include <unistd.h>
 
 #include "core/base/size.h"
+#include "server/client.h"
 #include "server/commands.h"
 #include "server/download.h"
 #include "server/sha256.h"
 
-enum { LISTING_BYTES_MAX = 32 << 20, URL_MAX = 2048, FILES_MAX = 512, NAME_MAX_BYTES = 200 };
+enum {
+    LISTING_BYTES_MAX = 32 << 20,
+    CONFIG_BYTES_MAX = 1 << 20,
+    LIST_BYTES_MAX = 1 << 20,
+    URL_MAX = 2048,
+    FILES_MAX = 512,
+    NAME_MAX_BYTES = 200
+};
 
 struct wanted {
     char name[NAME_MAX_BYTES + 1];
@@ -108,10 +116,41 @@ static enum status add_file(struct pull *pull, const json_t *entry, const char *
     return STATUS_OK;
 }
 
-/* One file, else shards and their index; pickles never. */
+/* …/resolve/<revision>/<file> */
+static enum status file_url(const struct pull *pull, const char *file, char url[URL_MAX],
+                            struct error *err)
+{
+    int n =
+        snprintf(url, URL_MAX, "%s/%s/resolve/%s/%s", pull->hub, pull->name, pull->revision, file);
+    return (size_t)n < URL_MAX ? STATUS_OK
+                               : error_set(err, STATUS_BAD_CONFIG, "hub_url is too long");
+}
+
+/* Whether config.json is transformers', which names the model's class: timm's, in OpenCLIP's
+ * repositories, belongs to weights of the picture tower alone (core/weights/checkpoint.h). */
+static enum status read_config(struct pull *pull, bool *names_class, struct error *err)
+{
+    char url[URL_MAX];
+    struct buffer text;
+    buffer_init(&text, CONFIG_BYTES_MAX);
+    enum status status = file_url(pull, "config.json", url, err);
+    if (!status)
+        status = download_text(pull->downloader, url, &text, err);
+    if (!status) {
+        json_t *config = json_loadb(text.data ? text.data : "", text.size, 0, NULL);
+        *names_class = json_object_get(config, "architectures") != NULL;
+        json_decref(config);
+    }
+    buffer_release(&text);
+    return status;
+}
+
+static const char open_clip_weights[] = "open_clip_model.safetensors";
+
+/* One file, else shards and their index, or OpenCLIP's; pickles never. */
 static enum status choose_files(struct pull *pull, const json_t *tree, struct error *err)
 {
-    bool whole = false, index = false, config = false;
+    bool whole = false, index = false, config = false, open_config = false, open = false;
     const char *pickle = NULL;
     size_t i;
     json_t *entry;
@@ -122,19 +161,29 @@ static enum status choose_files(struct pull *pull, const json_t *tree, struct er
             continue;
         whole |= !strcmp(path, "model.safetensors");
         index |= !strcmp(path, "model.safetensors.index.json");
-        config |= !strcmp(path, "config.json") || !strcmp(path, "open_clip_config.json");
+        config |= !strcmp(path, "config.json");
+        open_config |= !strcmp(path, "open_clip_config.json");
+        open |= !strcmp(path, open_clip_weights);
         if (has_end(path, ".bin") || has_end(path, ".pt") || has_end(path, ".pth") ||
             has_end(path, ".ckpt") || has_end(path, ".pkl"))
             pickle = path;
     }
-    if (!whole && !index && pickle)
+    open = open && open_config;
+    if (open && config && (whole || index)) {
+        bool names_class;
+        if (read_config(pull, &names_class, err))
+            return err->status;
+        open = !names_class;
+    }
+    config |= open_config;
+    if (!open && !whole && !index && pickle)
         return error_set(
             err, STATUS_UNPROCESSABLE,
             "%s has its weights only as a Python pickle (%.100s), which can run any code when "
             "it is read; vlmd takes safetensors: look for another revision (--revision "
             "refs/pr/1 …) or convert it",
             pull->name, pickle);
-    if ((!whole && !index) || !config)
+    if ((!open && !whole && !index) || !config)
         return error_set(err, STATUS_UNPROCESSABLE, "%s has no %s", pull->name,
                          config ? "model.safetensors" : "config.json");
     json_array_foreach(tree, i, entry)
@@ -144,8 +193,9 @@ static enum status choose_files(struct pull *pull, const json_t *tree, struct er
         if (!path || strchr(path, '/') || strlen(path) > NAME_MAX_BYTES ||
             (type && strcmp(type, "file")))
             continue;
-        bool weights = whole ? !strcmp(path, "model.safetensors")
-                             : is_shard(path) || !strcmp(path, "model.safetensors.index.json");
+        bool weights = open    ? !strcmp(path, open_clip_weights)
+                       : whole ? !strcmp(path, "model.safetensors")
+                               : is_shard(path) || !strcmp(path, "model.safetensors.index.json");
         if ((weights || is_setting(path)) && add_file(pull, entry, path, err))
             return err->status;
     }
@@ -231,10 +281,8 @@ static enum status fetch_file(struct pull *pull, const struct wanted *file, stru
 {
     char url[URL_MAX], path[sizeof pull->directory + NAME_MAX_BYTES + 8];
     char part[sizeof path + 8];
-    int n = snprintf(url, sizeof url, "%s/%s/resolve/%s/%s", pull->hub, pull->name, pull->revision,
-                     file->name);
-    if ((size_t)n >= sizeof url)
-        return error_set(err, STATUS_BAD_CONFIG, "hub_url is too long");
+    if (file_url(pull, file->name, url, err))
+        return err->status;
     snprintf(path, sizeof path, "%s/%s", pull->directory, file->name);
     snprintf(part, sizeof part, "%s.part", path);
     if (is_there(file, path))
@@ -307,8 +355,31 @@ static int pull_all(struct pull *pull)
     return EXIT_FINE;
 }
 
+/* config/models.list without its comments. */
+static int print_list(void)
+{
+    const char *path = access(VLMD_INSTALLED_LIST, F_OK) ? VLMD_SOURCE_LIST : VLMD_INSTALLED_LIST;
+    struct error err;
+    char *text;
+    size_t size;
+    if (file_read(path, LIST_BYTES_MAX, &text, &size, &err))
+        return command_fail(&err);
+    for (char *line = text, *end; *line; line = end) {
+        end = strchrnul(line, '\n');
+        end += *end == '\n';
+        if (*line != '#')
+            fwrite(line, 1, (size_t)(end - line), stdout);
+    }
+    free(text);
+    return EXIT_FINE;
+}
+
 int command_pull(struct arguments *arguments)
 {
+    if (arguments->list)
+        return print_list();
+    if (!arguments->n_operands)
+        return command_usage("usage: vlmd pull NAME, or vlmd pull --list");
     const char *name = arguments->operands[0], *slash = strrchr(name, '/'), *to = NULL;
     struct pull *pull = calloc(1, sizeof *pull);
     struct error err;

@@ -8,8 +8,8 @@
 
 /* GET /healthz (and its aliases): 200 while the process answers at all. */
 extern const struct endpoint endpoint_healthz, endpoint_health, endpoint_livez, endpoint_ping;
-/* GET /readyz: 200 when models are loaded, every lane makes progress, and no drain is under way; else
- * 503 with the reason. */
+/* GET /readyz: 200 when models are loaded, every lane makes progress, and no drain is under way;
+ * else 503 with the reason. */
 extern const struct endpoint endpoint_readyz;
 
 #endif

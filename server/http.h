@@ -17,8 +17,9 @@ const char *http_scheme(const struct http_server *server);
 
 /* Waits until no request is under way, at most timeout_s; true when so. */
 bool http_wait_idle(struct http_server *server, unsigned timeout_s);
-/* Cancels what is under way, answers it, closes everything and frees the server. False when a request
- * does not come back (a pass that hangs): nothing is freed then, the process can only exit. */
+/* Cancels what is under way, answers it, closes everything and frees the server. False when a
+ * request does not come back (a pass that hangs): nothing is freed then, the process can only exit.
+ */
 bool http_stop(struct http_server *server);
 
 #endif

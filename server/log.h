@@ -14,8 +14,8 @@
 
 enum log_level { LOG_ERROR, LOG_INFO, LOG_DEBUG };
 
-/* STATUS_BAD_CONFIG for an unknown level or format; nothing changes then. May be called again, while
- * others write. */
+/* STATUS_BAD_CONFIG for an unknown level or format; nothing changes then. May be called again,
+ * while others write. */
 enum status log_open(const char *level, const char *format, struct error *err);
 bool log_enabled(enum log_level level);
 

@@ -87,9 +87,11 @@ static const struct command commands[] = {
      "  vlmd models --models-dir /models --json\n"},
     {"inspect", command_inspect, false, 1, 1, "DIR", "what a checkpoint holds, and whether it can be served",
      "  vlmd inspect /models/blip-vqa-base\n"},
-    {"pull", command_pull, true, 1, 1, "NAME", "download a checkpoint from a hub",
+    {"pull", command_pull, true, 0, 1, "NAME", "download a checkpoint from a hub",
      "Into a directory of that name, or --to DIR; --revision REV. Only the files that vlmd reads, and no\n"
-     "pickles. A broken download is continued. HF_TOKEN in the environment is sent as the token.\n\n"
+     "pickles. A broken download is continued. HF_TOKEN in the environment is sent as the token.\n"
+     "--list shows public checkpoints that are known to fit, with their licences.\n\n"
+     "  vlmd pull --list\n"
      "  vlmd pull openai/clip-vit-base-patch32\n"
      "  vlmd pull Salesforce/blip-vqa-base --to /models/vqa\n"},
     {"info", command_info, false, 0, 0, "", "which kernels this chip runs, and how many threads",

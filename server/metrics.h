@@ -9,7 +9,8 @@
 #include "api/endpoint.h"
 #include "core/base/stats.h"
 
-/* Rows are the endpoints in table order, the last one is "no endpoint"; columns are HTTP statuses. */
+/* Rows are the endpoints in table order, the last one is "no endpoint"; columns are HTTP statuses.
+ */
 enum { METRICS_ROUTES_MAX = 64, METRICS_STATUS_MIN = 100, METRICS_STATUS_MAX = 599 };
 
 struct metrics {
@@ -27,6 +28,7 @@ void metrics_init(struct metrics *metrics);
 void metrics_count(struct metrics *metrics, const struct api *api, const struct endpoint *endpoint,
                    int status, double seconds, size_t bytes_in, size_t bytes_out);
 
-extern const struct endpoint endpoint_metrics; /* GET /metrics; call_process() is a struct process */
+extern const struct endpoint
+    endpoint_metrics; /* GET /metrics; call_process() is a struct process */
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * process.h: what the process is made of: settings → runtime, store, api. Opened by `serve` and by the
- * subcommands that compute, which differ only in whether a socket is in front.
+ * process.h: what the process is made of: settings → runtime, store, api. Opened by `serve` and by
+ * the subcommands that compute, which differ only in whether a socket is in front.
  */
 #ifndef VLMD_SERVER_PROCESS_H
 #define VLMD_SERVER_PROCESS_H
@@ -29,14 +29,16 @@ enum process_parts {
     PROCESS_STORE = 2,  /* open the collections */
 };
 
-/* Takes the settings (even on failure). The API answers from here on; the models that the settings name
- * are expected (a directory that is not there is refused here) and come with process_load_models(). */
+/* Takes the settings (even on failure). The API answers from here on; the models that the settings
+ * name are expected (a directory that is not there is refused here) and come with
+ * process_load_models(). */
 enum status process_open(struct process *process, struct settings *settings, unsigned parts,
                          struct error *err);
-/* Opens every model that `model`, `models_dir` or, with neither, `embedded_dir` name, one after another;
- * each answers as soon as it is there. One that `model` names must load: the message names the directory
- * at fault. One that lies in a directory and does not is left out, as long as another one loads; its place
- * (runtime_expected) says why. STATUS_DRAINING when `draining` is set meanwhile. */
+/* Opens every model that `model`, `models_dir` or, with neither, `embedded_dir` name, one after
+ * another; each answers as soon as it is there. One that `model` names must load: the message names
+ * the directory at fault. One that lies in a directory and does not is left out, as long as another
+ * one loads; its place (runtime_expected) says why. STATUS_DRAINING when `draining` is set
+ * meanwhile. */
 struct load_events { /* may be NULL, and so may each */
     void (*loaded)(const struct model *model);
     void (*failed)(const struct error *why);

@@ -1,8 +1,8 @@
 /*
  * watcher.h: notices clients that go away or dawdle.
  *
- * A suspended libmicrohttpd connection is not polled, so nobody sees its peer's FIN; and a client that
- * sends its body a byte at a time never looks idle. One thread watches the sockets of both: it
+ * A suspended libmicrohttpd connection is not polled, so nobody sees its peer's FIN; and a client
+ * that sends its body a byte at a time never looks idle. One thread watches the sockets of both: it
  * calls `gone` when the peer hangs up, and `late` when the deadline passes.
  */
 #ifndef VLMD_SERVER_WATCHER_H

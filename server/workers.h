@@ -2,8 +2,8 @@
  * workers.h: the worker pool: threads that do what is neither socket nor forward pass.
  *
  * Decoding, resampling, tokenising and rendering run here, one ticket at a time per thread, in the
- * order of arrival. A ticket is embedded in whatever is to be worked on; the pool never owns it. The
- * queue's length is bounded by whoever makes tickets (max_inflight).
+ * order of arrival. A ticket is embedded in whatever is to be worked on; the pool never owns it.
+ * The queue's length is bounded by whoever makes tickets (max_inflight).
  */
 #ifndef VLMD_SERVER_WORKERS_H
 #define VLMD_SERVER_WORKERS_H

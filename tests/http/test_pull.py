@@ -1,17 +1,20 @@
 """test_pull.py: `vlmd pull` against an imitation of the hub: its listing, redirects to another host, ranges, broken
 connections, wrong bytes, tokens; and that what was pulled can be served."""
 import ctypes.util
+import glob
 import hashlib
 import http.server
 import json
 import os
+import re
 import tempfile
 import threading
 import unittest
 
-from harness import DATA, Server, run
+from harness import DATA, ROOT, Server, run
 
 CHECKPOINT = os.path.join(DATA, "checkpoints/clip-tiny")
+OPEN_CLIP = os.path.join(DATA, "checkpoints/openclip-rn-tiny")
 SHARDED = os.path.join(DATA, "checkpoints/clip-gelu-f16-sharded")
 
 
@@ -206,6 +209,40 @@ class Pull(unittest.TestCase):
         self.pull("--revision", "refs/pr/1", name="s")
         self.assertEqual(set(os.listdir(self.to)), set(os.listdir(SHARDED)))
         self.assertIn("/s/resolve/refs%2Fpr%2F1/config.json", [path for _, path, _ in self.hub.requests])
+
+    def test_open_clip(self):
+        """timm's repositories have a picture tower's weights too; those of LAION the whole model twice."""
+        files = {name: read(os.path.join(OPEN_CLIP, name)) for name in os.listdir(OPEN_CLIP)}
+        self.assertIn("open_clip_model.safetensors", files)
+        self.hub.repositories["timm/rn"] = {**files, "config.json": b'{"architecture": "resnet50_clip"}', "model.safetensors": b"tower"}
+        self.pull(name="timm/rn")
+        self.assertIn("open_clip_model.safetensors", os.listdir(self.to))
+        self.assertNotIn("model.safetensors", os.listdir(self.to))
+        self.assertIn("OpenCLIP", run("inspect", self.to)[1])
+        self.hub.repositories["laion/b"] = {**self.hub.repositories["openai/tiny"], "open_clip_config.json": b"{}",
+                                            "open_clip_model.safetensors": b"x"}
+        self.to += "2"
+        self.pull(name="laion/b")
+        self.assertNotIn("open_clip_model.safetensors", os.listdir(self.to))
+        self.assertIn("CLIPModel", run("inspect", self.to)[1])
+
+    def test_the_list(self):
+        head, *rows = run("pull", "--list")[1].splitlines()
+        self.assertEqual(head.split(), ["name", "weights", "licence", "architecture", "tasks"])
+        starts = [head.index(word) for word in head.split()]
+        known = set()
+        for path in glob.glob(os.path.join(ROOT, "core/models/*.c")):
+            known |= set(re.findall(r"\.name = \"(\w+)\"", read(path).decode()))
+        names = [row.split()[0] for row in rows]
+        self.assertGreater(len(names), 15)
+        self.assertEqual(len(set(names)), len(names))
+        for row in rows:
+            name, weights, _, architecture, tasks = [row[start:end].strip() for start, end in zip(starts, [*starts[1:], None])]
+            self.assertRegex(name, r"^[\w.-]+/[\w.-]+$")
+            self.assertRegex(weights, r"^(-|[\d.]+ [MG])$")
+            self.assertIn(architecture, known, name)
+            self.assertTrue(tasks, name)
+        self.assertEqual(run("pull", check=False)[0], 2)
 
     def test_names_that_are_none(self):
         for name in ("../x", "a/../b", "a/b/c", "", "a b", "/a", "a/", "a?b"):
