@@ -10,7 +10,7 @@
 #include <limits.h>
 
 #include "core/base/size.h"
-#include "core/models/model.h"
+#include "core/models/models_internal.h"
 
 /* What a configuration is looked up in, most important first. */
 struct sources {
@@ -111,13 +111,24 @@ static const json_t *decoder_config(const json_t *config)
     return NULL;
 }
 
+static struct sources sources_of(const struct checkpoint *checkpoint)
+{
+    if (checkpoint->generation)
+        return (struct sources){{checkpoint->generation, NULL}};
+    return (struct sources){{checkpoint->config, decoder_config(checkpoint->config)}};
+}
+
+enum status generation_token_load(const struct checkpoint *checkpoint, const char *key,
+                                  int32_t *out, struct error *err)
+{
+    struct sources sources = sources_of(checkpoint);
+    return config_token(source_of(&sources, key), key, out, err);
+}
+
 enum status generation_params_load(const struct checkpoint *checkpoint,
                                    struct generation_params *out, struct error *err)
 {
-    struct sources sources = {{checkpoint->generation, NULL}};
-    if (!checkpoint->generation)
-        sources = (struct sources){{checkpoint->config, decoder_config(checkpoint->config)}};
-
+    struct sources sources = sources_of(checkpoint);
     struct generation_params params;
     generation_params_default(&params);
     size_t max_new_tokens = 0;

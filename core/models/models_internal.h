@@ -55,4 +55,9 @@ enum status config_check_picture(size_t image_size, size_t patch_size, struct er
 enum status config_picture(const json_t *json, size_t *image_size, size_t *patch_size,
                            struct error *err);
 
+/* A token id of generate()'s settings ("decoder_start_token_id", …), from where
+ * generation_params_load() reads them; *out keeps its value when there is none. */
+enum status generation_token_load(const struct checkpoint *checkpoint, const char *key,
+                                  int32_t *out, struct error *err);
+
 #endif

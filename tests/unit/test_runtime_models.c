@@ -15,6 +15,7 @@ static const struct served {
 } served[] = {
     {"blip-caption-tiny", "caption", "prompt", TASK_CAPTION},
     {"blip-vqa-tiny", "vqa", "question", TASK_VQA},
+    {"vit-gpt2-tiny", "caption", "prompt", TASK_CAPTION},
 };
 
 /* What the case gave to generate(), over the checkpoint's own settings. */
