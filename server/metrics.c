@@ -3,6 +3,7 @@
  */
 #include "server/metrics.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,12 +13,15 @@
 void metrics_init(struct metrics *metrics)
 {
     memset(metrics, 0, sizeof *metrics);
-    for (size_t i = 0; i <= METRICS_ROUTES_MAX; i++)
+    for (size_t i = 0; i <= METRICS_ROUTES_MAX; i++) {
         histogram_init(&metrics->routes[i].seconds, &histogram_seconds);
+        histogram_init(&metrics->routes[i].preprocess_seconds, &histogram_seconds);
+    }
 }
 
 void metrics_count(struct metrics *metrics, const struct api *api, const struct endpoint *endpoint,
-                   int status, double seconds, size_t bytes_in, size_t bytes_out)
+                   int status, double seconds, double preprocess_seconds, size_t bytes_in,
+                   size_t bytes_out)
 {
     size_t row = METRICS_ROUTES_MAX;
     for (size_t i = 0; i < METRICS_ROUTES_MAX && api_endpoint_at(api, i); i++)
@@ -27,6 +31,8 @@ void metrics_count(struct metrics *metrics, const struct api *api, const struct 
     if (status >= METRICS_STATUS_MIN && status <= METRICS_STATUS_MAX)
         atomic_fetch_add(&route->status[status - METRICS_STATUS_MIN], 1);
     histogram_add(&route->seconds, seconds);
+    if (preprocess_seconds > 0)
+        histogram_add(&route->preprocess_seconds, preprocess_seconds);
     atomic_fetch_add(&metrics->bytes_in, bytes_in);
     atomic_fetch_add(&metrics->bytes_out, bytes_out);
 }
@@ -67,6 +73,21 @@ static void model_label(char *out, size_t size, const char *name)
     out[used] = '\0';
 }
 
+static void put_route_histogram(struct buffer *out, const struct metrics *metrics,
+                                const struct api *api, const char *name, const char *help,
+                                size_t offset)
+{
+    put_head(out, name, "histogram", help);
+    for (size_t i = 0; i < METRICS_ROUTES_MAX && api_endpoint_at(api, i); i++) {
+        const struct endpoint *endpoint = api_endpoint_at(api, i);
+        const void *row = (const char *)&metrics->routes[i] + offset;
+        char labels[256];
+        snprintf(labels, sizeof labels, "method=\"%s\",path=\"%s\"", endpoint->method,
+                 endpoint->path);
+        put_histogram(out, name, labels, row);
+    }
+}
+
 static void put_routes(struct buffer *out, const struct metrics *metrics, const struct api *api)
 {
     put_head(out, "vlmd_requests_total", "counter", "Finished requests by endpoint and status.");
@@ -83,15 +104,12 @@ static void put_routes(struct buffer *out, const struct metrics *metrics, const 
                               s + METRICS_STATUS_MIN, n);
         }
     }
-    put_head(out, "vlmd_request_seconds", "histogram",
-             "Time from a request's headers to its reply's last byte.");
-    for (size_t i = 0; i < METRICS_ROUTES_MAX && api_endpoint_at(api, i); i++) {
-        const struct endpoint *endpoint = api_endpoint_at(api, i);
-        char labels[256];
-        snprintf(labels, sizeof labels, "method=\"%s\",path=\"%s\"", endpoint->method,
-                 endpoint->path);
-        put_histogram(out, "vlmd_request_seconds", labels, &metrics->routes[i].seconds);
-    }
+    put_route_histogram(out, metrics, api, "vlmd_request_seconds",
+                        "Time from a request's headers to its reply's last byte.",
+                        offsetof(struct route_metrics, seconds));
+    put_route_histogram(out, metrics, api, "vlmd_preprocess_seconds",
+                        "Time of decoding, resizing and normalising a request's pictures.",
+                        offsetof(struct route_metrics, preprocess_seconds));
 }
 
 #define LANE_COUNTERS(ROW)                                                                         \

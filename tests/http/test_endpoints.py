@@ -224,6 +224,14 @@ class Endpoints(ServerTest):
         self.assertEqual(found["results"][0]["id"], "y")
         self.fails(request("POST", "/v1/collections/own/search", {"vector": [1, 0]}), 422)
 
+    def test_metrics_know_each_part_of_a_request(self):
+        self.server.post("/v1/caption", {"image": image_b64()})
+        for name, labels in (("request", {"path": "/v1/caption"}), ("preprocess", {"path": "/v1/caption"}),
+                             ("queue", {"model": "captioner"}), ("forward", {"model": "captioner"}),
+                             ("time_to_first_token", {"model": "captioner"}), ("inter_token", {"model": "captioner"})):
+            self.assertGreater(self.server.metric(f"vlmd_{name}_seconds_count", **labels), 0, name)
+            self.assertGreater(self.server.metric(f"vlmd_{name}_seconds_sum", **labels), 0, name)
+
     def test_models_info_version_health(self):
         models = {m["id"]: m for m in self.server.get("/v1/models").json["data"]}
         self.assertEqual(set(models), {"clip", "captioner", "answerer", "matcher"})
