@@ -24,6 +24,7 @@
 #include <time.h>
 
 #include "core/base/size.h"
+#include "core/base/stats.h"
 #include "core/base/utf8.h"
 #include "core/index/postgres_internal.h"
 #include "core/index/store_internal.h"
@@ -114,16 +115,20 @@ static enum status find(struct link *link, const char *name, struct target *targ
     return status;
 }
 
-/* Leases a link and looks the collection up; what fails leaves no link. */
+/* Leases a link and looks the collection up; what fails leaves no link. A session that the server
+ * was ending unseen shows here, before anything was asked of it but this: another is taken then. */
 static struct link *lease_for(void *state, const char *name, struct target *target,
                               struct collection *out, struct error *err)
 {
-    struct link *link = links_lease(state, err);
-    if (link && find(link, name, target, out, err)) {
+    for (;;) {
+        struct link *link = links_lease(state, err);
+        if (!link || !find(link, name, target, out, err))
+            return link;
+        bool again = link->broken && link->was_idle && clock_ns() < link->deadline_ns;
         links_return(state, link);
-        return NULL;
+        if (!again)
+            return NULL;
     }
-    return link;
 }
 
 static enum status postgres_get(void *state, const char *name, struct collection *out,

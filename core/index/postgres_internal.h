@@ -71,6 +71,7 @@ struct link {
     PGconn *conn;
     uint64_t deadline_ns;    /* of what is under way */
     const atomic_bool *stop; /* NULL, or what ends a wait */
+    bool was_idle;           /* leased before: the server may have ended it since */
     bool broken;             /* to be closed: lost, timed out or in an unknown state */
     int n_prepared;
     char prepared[POSTGRES_PREPARED_MAX][32];

@@ -9,8 +9,8 @@
  *
  * Invariants:
  *  1. n_links counts the links that are idle, leased or being opened; at most POSTGRES_LINKS_MAX.
- *  2. A statement is never sent twice: a link that breaks under a call fails that call, which was
- *     then not acknowledged. (That an idle link broke is seen before it is leased.)
+ *  2. Nothing that writes is sent twice: a link that breaks under a call fails that call, which was
+ *     then not acknowledged. (That an idle link broke is mostly seen before it is leased.)
  *  3. `mutex` guards everything below it in struct link_pool and is held for no call to the
  * database.
  */
@@ -141,6 +141,7 @@ void links_return(struct link_pool *pool, struct link *link)
         link_close(link);
     pthread_mutex_lock(&pool->mutex);
     if (keep) {
+        link->was_idle = true;
         link->next = pool->idle;
         pool->idle = link;
     } else {
@@ -194,6 +195,7 @@ static void *keeper_main(void *argument)
             struct link *link = open_one(pool, &err);
             if (link) {
                 pool->away = false;
+                link->was_idle = true;
                 link->next = pool->idle;
                 pool->idle = link;
                 pthread_cond_broadcast(&pool->freed);
@@ -372,6 +374,8 @@ struct link_pool *links_open(const char *uri, struct error *err)
     struct error first;
     pool->idle = link_open(uri, CONNECT_MS, &first);
     pool->n_links = pool->idle != NULL;
+    if (pool->idle)
+        pool->idle->was_idle = true;
     if (!pool->idle && first.status != STATUS_UNAVAILABLE) {
         *err = first;
         goto fail;
