@@ -2,7 +2,9 @@
  * postgres_internal.h: the parts of the shared store: a link (one connection and the statements
  * prepared on it), the pool of links, and a filter as SQL.
  *
- *   postgres.c         the driver: collections, items, search as SQL over leased links
+ *   postgres.c         the driver, and collections
+ *   postgres_items.c   items: put, read, removed
+ *   postgres_search.c  search
  *   postgres_pool.c    who holds which link; reconnecting; building graph indexes
  *   postgres_link.c    connecting, sending, waiting with a deadline, errors' words
  *   postgres_schema.c  the tables: made on first use, checked on every connection
@@ -13,7 +15,6 @@
 #ifndef VLMD_CORE_INDEX_POSTGRES_INTERNAL_H
 #define VLMD_CORE_INDEX_POSTGRES_INTERNAL_H
 
-#include <jansson.h>
 #include <libpq-fe.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -21,6 +22,7 @@
 
 #include "core/base/buffer.h"
 #include "core/base/error.h"
+#include "core/index/store_internal.h"
 
 enum {
     POSTGRES_LINKS_MAX = 8,         /* connections of one process, beside two for upkeep */
@@ -92,6 +94,9 @@ void link_set_deadline(struct link *link, unsigned timeout_ms);
 enum status link_run(struct link *link, const char *name, const char *sql,
                      const struct parameters *parameters, PGresult **out, struct error *err);
 
+/* Ends a transaction: commits where status is OK, else rolls back. */
+enum status link_end(struct link *link, enum status status, struct error *err);
+
 /* A pipeline: begin; send what is to run; then per statement, in order, take its result. */
 enum status link_prepare(struct link *link, const char *name, const char *sql, int n_parameters,
                          const Oid *types, struct error *err);
@@ -124,6 +129,34 @@ void links_return(struct link_pool *pool, struct link *link);
 enum status links_state(struct link_pool *pool, struct error *err);
 /* A collection has grown and is big enough for an index, if it has none. */
 void links_note_growth(struct link_pool *pool);
+
+/* ---- the driver ---------------------------------------------------------------------------- */
+
+/* A collection, as the first statement of a call found it. */
+struct target {
+    int64_t key;
+    size_t dim, count;
+};
+
+/* Leases a link and looks the collection up (out may be NULL, else is to be released); NULL:
+ * failed, and there is no link to return. */
+struct link *postgres_lease_for(void *state, const char *name, struct target *target,
+                                struct collection *out, struct error *err);
+/* The status of a later statement: that its table is not there means that the collection was
+ * dropped meanwhile. */
+enum status postgres_translate(enum status status, const char *name, struct error *err);
+
+enum status postgres_put(void *state, const char *collection, size_t dim, const struct item *items,
+                         size_t n, size_t *added, size_t *updated, struct error *err);
+enum status postgres_remove(void *state, const char *collection, const char *id, struct error *err);
+enum status postgres_item(void *state, const char *collection, const char *id, bool with_vector,
+                          struct stored_item **out, struct error *err);
+enum status postgres_blob(void *state, const char *collection, const char *id, void **out,
+                          size_t *size, struct error *err);
+enum status postgres_scan(void *state, const char *collection, const char *after, size_t limit,
+                          bool with_vector, struct stored_item **out, size_t *n, struct error *err);
+enum status postgres_search(void *state, const char *collection, const struct search *search,
+                            const json_t *filter, struct found *out, struct error *err);
 
 /* ---- filters ------------------------------------------------------------------------------ */
 

@@ -348,6 +348,16 @@ enum status link_run(struct link *link, const char *name, const char *sql,
     return finish(link, out, err);
 }
 
+enum status link_end(struct link *link, enum status status, struct error *err)
+{
+    if (!status)
+        return link_run(link, NULL, "COMMIT", NULL, NULL, err);
+    struct error ignored;
+    if (!link->broken && PQtransactionStatus(link->conn) != PQTRANS_IDLE)
+        link_run(link, NULL, "ROLLBACK", NULL, NULL, &ignored);
+    return status;
+}
+
 /* ---- pipelines
  * ------------------------------------------------------------------------------------------- */
 

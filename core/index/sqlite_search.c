@@ -93,7 +93,9 @@ static enum status rank(struct sqlite_store *store, const char *collection,
     pthread_rwlock_rdlock(&store->lock);
     struct shelf *shelf = sqlite_find_shelf(store, collection, err);
     enum status status = shelf ? STATUS_OK : err->status;
-    if (shelf) {
+    if (shelf && shelf->info.dim != search->dim)
+        status = store_changed(collection, err);
+    if (!status) {
         pthread_rwlock_rdlock(&shelf->lock);
         status = rank_shelf(store, shelf, search, keys, n_keys, &ranked, err);
         pthread_rwlock_unlock(&shelf->lock);
@@ -157,9 +159,7 @@ static enum status copy_hit(sqlite3_stmt *statement, bool id_only, size_t *bytes
         *bytes += (size_t)sqlite3_column_bytes(statement, 2);
         if (*bytes > STORE_RESULT_BYTES_MAX) {
             free(item.id);
-            return error_set_param(err, STATUS_TOO_LONG, "top_k",
-                                   "the results' metadata are over %d MB together; ask for fewer",
-                                   STORE_RESULT_BYTES_MAX >> 20);
+            return store_too_much(err);
         }
         item.metadata = sqlite_column_copy(statement, 2);
     }

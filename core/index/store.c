@@ -124,6 +124,13 @@ enum status store_changed(const char *collection, struct error *err)
                            collection);
 }
 
+enum status store_too_much(struct error *err)
+{
+    return error_set_param(err, STATUS_TOO_LONG, "top_k",
+                           "the results' metadata are over %d MB together; ask for fewer",
+                           STORE_RESULT_BYTES_MAX >> 20);
+}
+
 void found_release(struct found *found)
 {
     stored_items_free(found->items, found->n);

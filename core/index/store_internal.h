@@ -51,6 +51,9 @@ enum status store_check_same(const struct collection *exists, const struct colle
 /* STATUS_CONFLICT: between looking it up and using it, somebody made the collection anew. */
 enum status store_changed(const char *collection, struct error *err);
 
+/* STATUS_TOO_LONG: a search's results' metadata would be over STORE_RESULT_BYTES_MAX together. */
+enum status store_too_much(struct error *err);
+
 /* filter.c: a filter is checked once, then applied to metadata objects. */
 enum status filter_check(const json_t *filter, struct error *err);
 bool filter_matches(const json_t *filter, const json_t *metadata);

@@ -344,6 +344,41 @@ START_TEST(hostile_texts_are_kept_literally_or_refused)
 }
 END_TEST
 
+START_TEST(results_of_too_many_bytes_are_refused)
+{
+    enum { N = 16, QUERIES = 20 };
+    struct store *store = store_world_open("c", 1, METRIC_DOT);
+    char *metadata = malloc(STORE_METADATA_MAX + 1);
+    memset(metadata, 'x', STORE_METADATA_MAX);
+    memcpy(metadata, "{\"k\": \"", 7);
+    memcpy(metadata + STORE_METADATA_MAX - 2, "\"}", 3);
+    const float ones[QUERIES] = {[0 ... QUERIES - 1] = 1};
+    for (int i = 0; i < N; i++) {
+        char id[8];
+        snprintf(id, sizeof id, "%d", i);
+        ck_assert_msg(!store_world_put(store, id, ones, metadata), "%s", err.message);
+    }
+    free(metadata);
+    struct found found[QUERIES];
+    struct search search = {.vectors = ones, .n_queries = QUERIES, .dim = 1, .top_k = N};
+    ck_assert_int_eq(store_search(store, "c", &search, found, &err), STATUS_TOO_LONG);
+    search.ids_only = true;
+    ck_assert_msg(!store_search(store, "c", &search, found, &err), "%s", err.message);
+    for (size_t q = 0; q < QUERIES; q++) {
+        ck_assert_uint_eq(found[q].n, N);
+        ck_assert_ptr_null(found[q].items[0].metadata);
+        found_release(&found[q]);
+    }
+    search.ids_only = false;
+    search.n_queries = 1;
+    search.exact = true;
+    ck_assert_int_eq(store_search(store, "c", &search, found, &err), STATUS_OK);
+    ck_assert_uint_eq(strlen(found[0].items[N - 1].metadata), STORE_METADATA_MAX);
+    found_release(&found[0]);
+    store_close(store);
+}
+END_TEST
+
 /* Two threads put and remove the same items in opposite orders. */
 struct crowd {
     struct store *store;
@@ -567,6 +602,7 @@ static void add_shared(TCase *tcase)
     tcase_add_test(tcase, of_two_items_with_one_id_the_later_stays);
     tcase_add_test(tcase, equal_scores_come_in_the_order_of_the_last_put);
     tcase_add_test(tcase, hostile_texts_are_kept_literally_or_refused);
+    tcase_add_test(tcase, results_of_too_many_bytes_are_refused);
     tcase_add_test(tcase, writers_of_the_same_items_do_not_hinder_each_other);
 }
 
