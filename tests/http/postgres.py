@@ -73,7 +73,7 @@ class Postgres:
             self.run("initdb", "-D", self.data, "-U", "vlmd", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
             with open(os.path.join(self.data, "postgresql.conf"), "a") as file:
                 file.write(f"listen_addresses = ''\nunix_socket_directories = '{self.directory}'\n"
-                           "shared_buffers = 64MB\nmax_wal_size = 256MB\nlog_min_messages = fatal\n")
+                           "shared_buffers = 256MB\nmax_wal_size = 1GB\nlog_min_messages = fatal\n")
             self.start()
             self.sql("CREATE DATABASE vlmd")
         except BaseException:
