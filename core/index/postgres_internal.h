@@ -28,7 +28,7 @@ enum {
     POSTGRES_LINKS_MAX = 8,         /* connections of one process, beside two for upkeep */
     POSTGRES_PREPARED_MAX = 128,    /* statements prepared on one link; then all are let go */
     POSTGRES_PARAMETERS_MAX = 2048, /* of one statement */
-    POSTGRES_INDEX_FROM = 10000,    /* items from which a collection gets a graph index */
+    POSTGRES_INDEX_FROM = 20000,    /* items from which a collection gets a graph index */
     POSTGRES_INDEX_DIM_MAX =
         2000,                 /* pgvector indexes no longer vectors: those are searched exactly */
     POSTGRES_DIM_MAX = 16000, /* pgvector keeps no longer ones */

@@ -251,7 +251,7 @@ static enum status build_index(struct link *link, int64_t key, struct error *err
         status = link_run(link, NULL, sql, NULL, NULL, err);
     snprintf(sql, sizeof sql,
              "CREATE INDEX CONCURRENTLY items_%lld_vector ON vlmd.items_%lld"
-             " USING hnsw (vector vector_ip_ops)",
+             " USING hnsw (vector vector_ip_ops) WITH (m = 16, ef_construction = 200)",
              (long long)key, (long long)key);
     return status ? status : link_run(link, NULL, sql, NULL, NULL, err);
 }

@@ -139,13 +139,14 @@ class Shared(ServerTest):
             found = self.ask(1, "POST", "/v1/collections/big/search", {"vector": [0.3, -0.2, 0.5, 0.1], "top_k": top_k})
             return [one["id"] for one in found["results"][:100]]
 
-        for first in range(0, 9000, 1000):
+        for first in range(0, 19000, 1000):
             add(first)
         time.sleep(2.5)
         self.assertFalse(has_index())
-        add(9000)
+        add(19000)
         wait_until(has_index, "the index is built")
-        add(10000)
+        self.assertEqual(self.ask(0, "GET", "/v1/collections/big")["indexed"], 20000)
+        add(20000)
         self.assertEqual(len(ids(100)), 100)
         self.assertGreater(len(set(ids(100)) & set(ids(101))), 95)  # by the index; exactly
         plan = database.sql(f"EXPLAIN SELECT id FROM vlmd.items_{key} ORDER BY vector <#> '[1,2,3,4]' LIMIT 9", "vlmd")

@@ -506,7 +506,7 @@ static void random_vector(unsigned *seed, float *out, size_t dim)
 /* Past the size from which there is a graph index: built while adds go on, and good. */
 START_TEST(a_big_collection_is_indexed_behind_the_adds)
 {
-    enum { N = 10500, DIM = 8, BATCH = 500, QUERIES = 20, K = 10 };
+    enum { N = 20500, DIM = 8, BATCH = 500, QUERIES = 20, K = 10 };
     struct store *store = store_world_open("c", DIM, METRIC_COSINE);
     static float vectors[N][DIM];
     char ids[BATCH][8], metadata[BATCH][32];
