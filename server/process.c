@@ -247,7 +247,8 @@ enum status process_open(struct process *process, struct settings *settings, uns
         if (!s->store[0] && default_store(uri, err))
             goto fail;
         const struct store_options store_options = {.uri = s->store[0] ? s->store : uri,
-                                                    .pool = runtime_pool(process->runtime)};
+                                                    .pool = runtime_pool(process->runtime),
+                                                    .graph_from = s->graph_from};
         process->store = store_open(&store_options, err);
         if (!process->store)
             goto fail;

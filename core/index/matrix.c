@@ -104,6 +104,8 @@ bool matrix_reserve(struct matrix *matrix, size_t more)
             if (matrix->keys[i])
                 slots[find_slot(matrix, matrix->keys[i])] = (uint32_t)(i + 1);
     }
+    if (matrix->reserved < need)
+        matrix->reserved = need;
     return true;
 }
 
@@ -126,10 +128,16 @@ void matrix_set(struct matrix *matrix, int64_t key, const float *vector)
     set_scale(matrix, row, scale);
 }
 
-void matrix_add_hole(struct matrix *matrix)
+void matrix_add_place(struct matrix *matrix, int64_t key)
 {
     uint32_t row = (uint32_t)matrix->n_rows++;
-    matrix->keys[row] = 0;
+    size_t slot = key ? find_slot(matrix, key) : 0;
+    bool fresh = key && !matrix->slots[slot];
+    matrix->keys[row] = fresh ? key : 0;
+    if (fresh) {
+        matrix->slots[slot] = row + 1;
+        matrix->n++;
+    }
     memset((void *)matrix_row(matrix, row), 0, matrix->dim * dot_form_size(matrix->form));
     set_scale(matrix, row, 0);
 }
@@ -198,7 +206,8 @@ void matrix_compact(struct matrix *matrix, uint32_t *new_rows)
         }
         new_rows[row] = n++;
     }
+    matrix->reserved -= matrix->n_rows - n;
     matrix->n_rows = n;
-    while (matrix->n_chunks && (matrix->n_chunks - 1) << matrix->chunk_shift >= n)
+    while (matrix->n_chunks && (matrix->n_chunks - 1) << matrix->chunk_shift >= matrix->reserved)
         free(matrix->chunks[--matrix->n_chunks]);
 }

@@ -22,6 +22,7 @@ struct matrix {
     enum dot_form form;
     size_t n;        /* rows that have a key */
     size_t n_rows;   /* places in use; without `stable`, n */
+    size_t reserved; /* places that there is room for, used ones among them */
     size_t capacity; /* of keys */
     bool stable;     /* a removed row leaves its place empty (key 0), so that numbers keep their
                         meaning for a graph */
@@ -38,16 +39,17 @@ void matrix_release(struct matrix *matrix);
 
 /* Room for `more` further rows, so that matrix_set cannot fail; false: out of memory. */
 bool matrix_reserve(struct matrix *matrix, size_t more);
-/* Adds or (only without `stable`) replaces a row. */
+/* Adds a row; or fills a place, or (only without `stable`) replaces a row. */
 void matrix_set(struct matrix *matrix, int64_t key, const float *vector);
-/* An empty place that keeps a number of a graph; `stable` only. */
-void matrix_add_hole(struct matrix *matrix);
+/* A further row without a vector: matrix_set() brings it, or the key is removed. Key 0, or one that
+ * is there: an empty place. `stable` only. */
+void matrix_add_place(struct matrix *matrix, int64_t key);
 /* Without `stable` the last row takes the freed place. Unknown keys are fine. */
 void matrix_remove(struct matrix *matrix, int64_t key);
 /* UINT32_MAX when there is no such key. */
 uint32_t matrix_find(const struct matrix *matrix, int64_t key);
-/* Moves the rows with a key together, in their order, and frees what is left over. new_rows
- * [n_rows] gets each row's new number, UINT32_MAX for holes. */
+/* Moves the rows with a key together, in their order, and frees what is neither used nor reserved.
+ * new_rows [n_rows] gets each row's new number, UINT32_MAX for holes. */
 void matrix_compact(struct matrix *matrix, uint32_t *new_rows);
 
 /* A row's numbers. Safe without a lock for rows that were there under the last one, as
@@ -83,11 +85,11 @@ struct hit {
 
 /* The k rows with the largest products with each query [n_queries, dim], best first (equal scores:
  * smaller key first), into hits [n_queries, k]; n_hits [n_queries] tells how many there were. Only
- * rows of `wanted` (a bit each; NULL = all). Spread over the pool (NULL = this thread) a piece at a
- * time. False: out of memory. */
+ * rows from `first` on, and of `wanted` (a bit each; NULL = all). Spread over the pool (NULL = this
+ * thread) a piece at a time. False: out of memory. */
 bool matrix_search(const struct matrix *matrix, struct pool *pool, const float *queries,
-                   size_t n_queries, size_t k, const uint64_t *wanted, struct hit *hits,
-                   size_t *n_hits);
+                   size_t n_queries, size_t k, const uint64_t *wanted, size_t first,
+                   struct hit *hits, size_t *n_hits);
 
 /* Whether a is before b in a result. */
 static inline bool matrix_better(const struct matrix *matrix, struct hit a, struct hit b)

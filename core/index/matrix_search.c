@@ -36,6 +36,7 @@ struct pass {
     size_t n_queries, k;
     const uint64_t *wanted;
     struct ranking *rankings; /* [n_queries] */
+    size_t first;             /* row */
     size_t first_run;         /* of this piece */
 };
 
@@ -150,7 +151,7 @@ static void task(void *context, size_t i)
 {
     const struct pass *pass = context;
     const struct matrix *matrix = pass->matrix;
-    size_t first = (pass->first_run + i) * RUN_ROWS, end = first + RUN_ROWS;
+    size_t first = pass->first + (pass->first_run + i) * RUN_ROWS, end = first + RUN_ROWS;
     if (end > matrix->n_rows)
         end = matrix->n_rows;
     size_t chunk = (size_t)1 << matrix->chunk_shift, block_max = BLOCK_ROWS;
@@ -181,7 +182,7 @@ static void task(void *context, size_t i)
 
 static void run(struct pass *pass, struct pool *pool)
 {
-    size_t n_runs = (pass->matrix->n_rows + RUN_ROWS - 1) / RUN_ROWS;
+    size_t n_runs = (pass->matrix->n_rows - pass->first + RUN_ROWS - 1) / RUN_ROWS;
     size_t step = pool ? pool_threads(pool) * TASKS_PER_THREAD : n_runs;
     for (size_t at = 0, n; at < n_runs; at += n) {
         n = n_runs - at < step ? n_runs - at : step;
@@ -195,8 +196,8 @@ static void run(struct pass *pass, struct pool *pool)
 }
 
 bool matrix_search(const struct matrix *matrix, struct pool *pool, const float *queries,
-                   size_t n_queries, size_t k, const uint64_t *wanted, struct hit *hits,
-                   size_t *n_hits)
+                   size_t n_queries, size_t k, const uint64_t *wanted, size_t first,
+                   struct hit *hits, size_t *n_hits)
 {
     struct ranking *rankings = alloc_array(n_queries, sizeof *rankings);
     if (!rankings)
@@ -206,7 +207,7 @@ bool matrix_search(const struct matrix *matrix, struct pool *pool, const float *
         atomic_init(&rankings[q].bound, k ? -INFINITY : INFINITY);
         pthread_mutex_init(&rankings[q].lock, NULL);
     }
-    struct pass pass = {matrix, queries, n_queries, k, wanted, rankings, 0};
+    struct pass pass = {matrix, queries, n_queries, k, wanted, rankings, first, 0};
     if (k)
         run(&pass, pool);
     for (size_t q = 0; q < n_queries; q++) {

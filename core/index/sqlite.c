@@ -17,6 +17,8 @@
 
 enum { APPLICATION_ID = 0x766C6D64 /* "vlmd" */, SCHEMA_VERSION = 2 };
 
+#define MEMORY ":memory:" /* SQLite's name for a database without a file */
+
 /* Keys are AUTOINCREMENT: never used again (invariant 2). */
 #define SCHEMA_ITEMS                                                                               \
     "CREATE TABLE items(key INTEGER PRIMARY KEY AUTOINCREMENT, collection INTEGER NOT NULL,"       \
@@ -181,10 +183,12 @@ static enum status open_schema(struct sqlite_store *store, const char *path, str
 static void sqlite_close(void *state)
 {
     struct sqlite_store *store = state;
+    sqlite_graphs_stop(store);
     for (size_t i = 0; i < N_SQLITE_STATEMENTS; i++)
         sqlite3_finalize(store->statements[i]);
     sqlite3_close(store->db);
     sqlite_release_shelves(store);
+    free(store->path);
     pthread_rwlock_destroy(&store->lock);
     pthread_mutex_destroy(&store->db_mutex);
     free(store);
@@ -224,6 +228,8 @@ static void *open_database(const char *path, const struct store_options *options
         return NULL;
     }
     store->pool = options->pool;
+    store->graph_from = options->graph_from;
+    store->path = strcmp(path, MEMORY) ? strdup(path) : NULL; /* without: no file for graphs */
     sqlite_init_lock(&store->lock);
     pthread_mutex_init(&store->db_mutex, NULL);
     if (sqlite3_open_v2(path, &store->db,
@@ -248,7 +254,7 @@ static void *open_database(const char *path, const struct store_options *options
         goto fail;
     }
     if (prepare_statements(store, SQL_ROLLBACK + 1, N_SQLITE_STATEMENTS, err) ||
-        sqlite_load(store, err))
+        sqlite_load(store, err) || sqlite_graphs_start(store, err))
         goto fail;
     return store;
 fail:
@@ -270,7 +276,7 @@ static void *sqlite_open(const char *rest, const struct store_options *options, 
 static void *memory_open(const char *rest, const struct store_options *options, struct error *err)
 {
     (void)rest;
-    return open_database(":memory:", options, err);
+    return open_database(MEMORY, options, err);
 }
 
 #define SQLITE_DRIVER(name, opener)                                                                \

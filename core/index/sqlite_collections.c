@@ -40,6 +40,9 @@ static void shelf_free(struct shelf *shelf)
     if (!shelf)
         return;
     collection_release(&shelf->info);
+    graph_file_close(shelf->file);
+    free(shelf->seen);
+    graph_free(shelf->graph);
     matrix_release(&shelf->matrix);
     pthread_rwlock_destroy(&shelf->lock);
     free(shelf);
@@ -85,7 +88,16 @@ static enum status load_shelf(struct sqlite_store *store, sqlite3_stmt *row, str
     if (!shelf)
         return err->status;
     store->shelves[store->n_shelves++] = shelf;
+    sqlite_graph_lay_out(store, shelf);
     return STATUS_OK;
+}
+
+/* Keeps a vector in mind whose place was laid out. */
+static void mark_seen(struct shelf *shelf, int64_t key)
+{
+    uint32_t row = shelf->seen ? matrix_find(&shelf->matrix, key) : UINT32_MAX;
+    if (row != UINT32_MAX)
+        shelf->seen[row / 64] |= (uint64_t)1 << row % 64;
 }
 
 static struct shelf *shelf_with_key(struct sqlite_store *store, int64_t key)
@@ -118,8 +130,10 @@ static enum status load_vectors(struct sqlite_store *store, struct error *err)
                                shelf->info.name, bytes, shelf->info.dim * sizeof(float));
         else if (!matrix_reserve(&shelf->matrix, 1))
             status = error_no_memory(err, "a collection's vectors");
-        else
+        else {
+            mark_seen(shelf, sqlite3_column_int64(statement, 0));
             matrix_set(&shelf->matrix, sqlite3_column_int64(statement, 0), vector);
+        }
     }
     if (!status && rc != SQLITE_DONE)
         status = sqlite_error(store, "reading vectors", err);
@@ -137,7 +151,11 @@ enum status sqlite_load(struct sqlite_store *store, struct error *err)
     if (!status && rc != SQLITE_DONE)
         status = sqlite_error(store, "reading collections", err);
     sqlite3_reset(statement);
-    return status ? status : load_vectors(store, err);
+    if (!status)
+        status = load_vectors(store, err);
+    for (size_t i = 0; !status && i < store->n_shelves; i++)
+        sqlite_graph_load(store->shelves[i]);
+    return status;
 }
 
 /* ---- the driver's functions ---------------------------------------------------------------------
@@ -174,6 +192,9 @@ static enum status describe(struct shelf *shelf, struct collection *out, struct 
         return status;
     pthread_rwlock_rdlock(&shelf->lock);
     out->count = shelf->matrix.n;
+    out->indexed = shelf->graph ? graph_covers(shelf->graph) : 0;
+    if (out->indexed > out->count) /* removed ones are still in it */
+        out->indexed = out->count;
     pthread_rwlock_unlock(&shelf->lock);
     return STATUS_OK;
 }
@@ -297,6 +318,7 @@ enum status sqlite_drop(void *state, const char *name, struct error *err)
         memmove(&store->shelves[place], &store->shelves[place + 1],
                 (store->n_shelves - place) * sizeof *store->shelves);
         pthread_rwlock_unlock(&store->lock);
+        sqlite_graph_drop(store, shelf);
         shelf_free(shelf);
     }
     pthread_mutex_unlock(&store->db_mutex);

@@ -5,6 +5,7 @@
  *   sqlite_collections.c  collections, and their vectors into memory when the store opens
  *   sqlite_items.c        putting, reading and removing items
  *   sqlite_search.c       search
+ *   sqlite_graph.c        the graphs of large collections, built in the background
  *
  * Invariants:
  *  1. What is acknowledged is committed: WAL with synchronous=FULL, one transaction per call.
@@ -29,6 +30,7 @@
 #include <pthread.h>
 #include <sqlite3.h>
 
+#include "core/index/graph.h"
 #include "core/index/matrix.h"
 #include "core/index/store_internal.h"
 
@@ -73,10 +75,21 @@ struct shelf { /* a collection in memory */
     struct collection info; /* never changes; count is the matrix's */
     pthread_rwlock_t lock;
     struct matrix matrix;
+    struct graph
+        *graph; /* over its rows; NULL = none. Set under the exclusive lock, by the builder */
+    /* The builder's: */
+    uint32_t n_saved; /* rows that the graph's file covers */
+    bool has_holes;   /* rows of the file are gone: the graph has to be repaired around them */
+    /* While the store opens: */
+    struct graph_file *file;
+    uint64_t *seen; /* a bit for each of the file's rows: the database has it */
 };
 
 struct sqlite_store {
     struct pool *pool; /* borrowed; NULL = none */
+    char *path;        /* NULL: in memory */
+    size_t graph_from; /* 0 = no graphs */
+    struct graphs *graphs;
     pthread_mutex_t db_mutex;
     sqlite3 *db;
     sqlite3_stmt *statements[N_SQLITE_STATEMENTS];
@@ -126,5 +139,16 @@ enum status sqlite_copy_row(struct sqlite_store *store, const struct shelf *shel
 /* sqlite_search.c */
 enum status sqlite_search(void *state, const char *collection, const struct search *search,
                           const json_t *filter, struct found *out, struct error *err);
+
+/* sqlite_graph.c */
+enum status sqlite_graphs_start(struct sqlite_store *store, struct error *err);
+void sqlite_graphs_stop(struct sqlite_store *store); /* and saves them */
+/* After a change was published; db_mutex held. */
+void sqlite_graphs_wake(struct sqlite_store *store, const struct shelf *shelf);
+/* A shelf that is on the list no more: waits until nobody builds it, and removes its file. */
+void sqlite_graph_drop(struct sqlite_store *store, struct shelf *shelf);
+/* Before a shelf's vectors are loaded: gives them the places that they have in the graph's file. */
+void sqlite_graph_lay_out(struct sqlite_store *store, struct shelf *shelf);
+void sqlite_graph_load(struct shelf *shelf); /* afterwards */
 
 #endif

@@ -118,6 +118,7 @@ enum status sqlite_put(void *state, const char *collection, size_t dim, const st
             replaced += changes[i].replaced != 0;
         }
         pthread_rwlock_unlock(&shelf->lock);
+        sqlite_graphs_wake(store, shelf);
         *added = n - replaced;
         *updated = replaced;
     }
@@ -142,6 +143,7 @@ enum status sqlite_remove(void *state, const char *collection, const char *id, s
         pthread_rwlock_wrlock(&shelf->lock);
         matrix_remove(&shelf->matrix, key);
         pthread_rwlock_unlock(&shelf->lock);
+        sqlite_graphs_wake(store, shelf);
     }
     pthread_mutex_unlock(&store->db_mutex);
     return status;

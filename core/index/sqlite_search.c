@@ -10,14 +10,20 @@
  * There is no lock from rank to take: a candidate that was removed or replaced in between is
  * missing from the database, and the search begins again, a few times.
  */
-#include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/size.h"
 #include "core/index/sqlite_internal.h"
+#include "core/nn/pool.h"
 
-enum { ATTEMPTS = 4, SLICE_ROWS = 4096 };
+enum {
+    ATTEMPTS = 4,
+    SLICE_ROWS = 4096,
+    GRAPH_ASK_MAX = 1000, /* more results are found exactly: a graph would look at most rows */
+    EFFORT_MIN = 128,
+};
 
 struct candidate {
     int64_t key;
@@ -56,10 +62,78 @@ static uint64_t *rows_of_keys(const struct matrix *matrix, const int64_t *keys, 
     return bits;
 }
 
+/* Queries over a shelf's graph. */
+struct graph_pass {
+    const struct shelf *shelf;
+    const struct search *search;
+    size_t ask;
+    struct hit *hits; /* [n_queries, ask] */
+    size_t *n_hits;
+    atomic_bool failed;
+};
+
+static void graph_task(void *context, size_t q)
+{
+    struct graph_pass *pass = context;
+    const struct shelf *shelf = pass->shelf;
+    struct graph_walk *walk = graph_walk_new(shelf->graph, shelf->matrix.n_rows);
+    if (!walk) {
+        atomic_store(&pass->failed, true);
+        return;
+    }
+    pass->n_hits[q] =
+        graph_search(shelf->graph, walk, pass->search->vectors + q * shelf->info.dim, pass->ask,
+                     EFFORT_MIN + 4 * pass->ask, pass->hits + q * pass->ask);
+    graph_walk_free(walk);
+}
+
+/* The best `ask` of two lists, best first, into the first. */
+static size_t merge(const struct matrix *matrix, struct hit *into, size_t n, const struct hit *from,
+                    size_t n_from, size_t ask)
+{
+    while (n_from && n + n_from > ask) { /* drop the worst */
+        if (n && matrix_better(matrix, from[n_from - 1], into[n - 1]))
+            n--;
+        else
+            n_from--;
+    }
+    size_t total = n + n_from;
+    for (size_t at = total; n_from; at--)
+        into[at - 1] =
+            n && matrix_better(matrix, from[n_from - 1], into[n - 1]) ? into[--n] : from[--n_from];
+    return total;
+}
+
+/* What the graph covers by the graph, the rest exactly. */
+static bool search_graph(struct sqlite_store *store, struct shelf *shelf,
+                         const struct search *search, size_t ask, struct hit *hits, size_t *n_hits)
+{
+    size_t n_queries = search->n_queries, covered = graph_covers(shelf->graph);
+    struct graph_pass pass = {shelf, search, ask, hits, n_hits, false};
+    if (store->pool && n_queries > 1)
+        pool_run(store->pool, n_queries, graph_task, &pass);
+    else
+        for (size_t q = 0; q < n_queries; q++)
+            graph_task(&pass, q);
+    if (atomic_load(&pass.failed) || covered >= shelf->matrix.n_rows)
+        return !atomic_load(&pass.failed);
+    struct hit *rest = alloc_array(n_queries * ask, sizeof *rest);
+    size_t *n_rest = alloc_array(n_queries, sizeof *n_rest);
+    bool fine = rest && n_rest &&
+                matrix_search(&shelf->matrix, store->pool, search->vectors, n_queries, ask, NULL,
+                              covered, rest, n_rest);
+    for (size_t q = 0; fine && q < n_queries; q++)
+        n_hits[q] =
+            merge(&shelf->matrix, hits + q * ask, n_hits[q], rest + q * ask, n_rest[q], ask);
+    free(rest);
+    free(n_rest);
+    return fine;
+}
+
 /* Shelf's lock held. */
 static enum status rank_shelf(struct sqlite_store *store, struct shelf *shelf,
-                              const struct search *search, const int64_t *keys, size_t n_keys,
-                              struct ranked *ranked, struct error *err)
+                              const struct search *search, bool exact, const int64_t *keys,
+                              size_t n_keys, struct ranked *ranked, struct error *err)
 {
     const struct matrix *matrix = &shelf->matrix;
     ranked->collection = shelf->key;
@@ -73,9 +147,12 @@ static enum status rank_shelf(struct sqlite_store *store, struct shelf *shelf,
     uint64_t *wanted = keys ? rows_of_keys(matrix, keys, n_keys) : NULL;
     ranked->list = alloc_array(search->n_queries * ranked->ask, sizeof *ranked->list);
     ranked->n = calloc(search->n_queries, sizeof *ranked->n);
-    bool fine = hits && ranked->list && ranked->n && (wanted || !keys) &&
-                matrix_search(matrix, store->pool, search->vectors, search->n_queries, ranked->ask,
-                              wanted, hits, ranked->n);
+    bool fine = hits && ranked->list && ranked->n && (wanted || !keys);
+    if (fine && shelf->graph && !exact && !keys && ranked->ask <= GRAPH_ASK_MAX && !ranked->is_all)
+        fine = search_graph(store, shelf, search, ranked->ask, hits, ranked->n);
+    else if (fine)
+        fine = matrix_search(matrix, store->pool, search->vectors, search->n_queries, ranked->ask,
+                             wanted, 0, hits, ranked->n);
     for (size_t q = 0; fine && q < search->n_queries; q++)
         for (size_t i = q * ranked->ask; i < q * ranked->ask + ranked->n[q]; i++)
             ranked->list[i] = (struct candidate){matrix->keys[hits[i].row], hits[i].score};
@@ -86,8 +163,8 @@ static enum status rank_shelf(struct sqlite_store *store, struct shelf *shelf,
 
 /* The best `ask` items for each query, of those with a key in keys (NULL = of all). */
 static enum status rank(struct sqlite_store *store, const char *collection,
-                        const struct search *search, size_t ask, const int64_t *keys, size_t n_keys,
-                        struct ranked *out, struct error *err)
+                        const struct search *search, size_t ask, bool exact, const int64_t *keys,
+                        size_t n_keys, struct ranked *out, struct error *err)
 {
     struct ranked ranked = {.ask = ask};
     pthread_rwlock_rdlock(&store->lock);
@@ -97,7 +174,7 @@ static enum status rank(struct sqlite_store *store, const char *collection,
         status = store_changed(collection, err);
     if (!status) {
         pthread_rwlock_rdlock(&shelf->lock);
-        status = rank_shelf(store, shelf, search, keys, n_keys, &ranked, err);
+        status = rank_shelf(store, shelf, search, exact, keys, n_keys, &ranked, err);
         pthread_rwlock_unlock(&shelf->lock);
     }
     pthread_rwlock_unlock(&store->lock);
@@ -292,7 +369,8 @@ static enum status widen(struct sqlite_store *store, const char *collection,
     ranked_release(ranked);
     bool is_short;
     if (!status)
-        status = rank(store, collection, search, search->top_k, keys.list, keys.n, ranked, err);
+        status =
+            rank(store, collection, search, search->top_k, true, keys.list, keys.n, ranked, err);
     if (!status)
         status = take(store, search, filter, ranked, out, gone, &is_short, err);
     free(keys.list);
@@ -304,15 +382,17 @@ enum status sqlite_search(void *state, const char *collection, const struct sear
 {
     struct sqlite_store *store = state;
     enum status status = STATUS_OK;
-    bool gone = true;
+    bool gone = true, exact = search->exact;
     for (int attempt = 0; attempt < ATTEMPTS && gone && !status; attempt++) {
         struct ranked ranked = {0};
         bool is_short = false;
         /* With a filter, some more at once than it may let through. */
         size_t ask = filter ? search->top_k * 4 + 64 : search->top_k;
-        status = rank(store, collection, search, ask, NULL, 0, &ranked, err);
+        status = rank(store, collection, search, ask, exact, NULL, 0, &ranked, err);
         if (!status)
             status = take(store, search, filter, &ranked, out, &gone, &is_short, err);
+        if (!status && !gone && !filter && is_short && !exact)
+            exact = gone = true; /* the graph had too few, as many of its rows were removed */
         if (!status && !gone && filter && is_short)
             status = widen(store, collection, search, filter, &ranked, out, &gone, err);
         ranked_release(&ranked);

@@ -62,6 +62,8 @@ struct store_options {
     /* What searches are spread over, in pieces of a millisecond or so, so that forward passes get
      * their turns between them. Borrowed; NULL: the caller's thread does it all. */
     struct pool *pool;
+    /* Collections (of cosines) of so many items get a graph, built in the background; 0 = never. */
+    size_t graph_from;
 };
 /* A database elsewhere that is away for now is no failure: calls give STATUS_UNAVAILABLE with the
  * reason until it is there. */

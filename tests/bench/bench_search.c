@@ -5,8 +5,11 @@
  *     bench_search [N [DIM [f32|f16|int8 [FILE]]]]
  *     python3 tests/http/postgres.py bench_search …    the same on PostgreSQL (VLMD_TEST_POSTGRES)
  *
- * The vectors are made like those of encoders: a few thousand clusters, most of the variance in few
- * directions. FILE gets them as raw f32, then 1000 queries, for faiss_search.py.
+ * GRAPH_FROM in the environment is the store's graph_from (100000).
+ *
+ * The vectors are made like those of encoders: a few thousand clusters of unlike sizes, whose
+ * centers and whose insides vary much in some directions and less and less in others, and noise.
+ * FILE gets them as raw f32, then 200 queries, for faiss_search.py.
  */
 #include <math.h>
 #include <stdio.h>
@@ -19,7 +22,7 @@
 #include "core/index/store.h"
 #include "core/nn/pool.h"
 
-enum { CLUSTERS = 3000, RANK = 32, BATCH = 1000, QUERIES = 200, TOP_K = 10, MANY = 32 };
+enum { CLUSTERS = 3000, RANK = 64, BATCH = 1000, QUERIES = 200, TOP_K = 10, MANY = 32 };
 
 static size_t dim = 512;
 static float *centers, *directions; /* [CLUSTERS, dim], [RANK, dim] */
@@ -63,15 +66,19 @@ static void make_world(void)
     directions = alloc_array(RANK * dim, sizeof *directions);
     if (!centers || !directions)
         exit(1);
-    for (size_t i = 0; i < CLUSTERS; i++) {
-        for (size_t d = 0; d < dim; d++)
-            centers[i * dim + d] = next(&state);
-        normalize(centers + i * dim);
-    }
     for (size_t i = 0; i < RANK; i++) {
         for (size_t d = 0; d < dim; d++)
             directions[i * dim + d] = next(&state);
         normalize(directions + i * dim);
+    }
+    for (size_t i = 0; i < CLUSTERS; i++) {
+        memset(centers + i * dim, 0, dim * sizeof *centers);
+        for (size_t r = 0; r < RANK; r++) {
+            float amount = next(&state) / (1 + (float)r / 16);
+            for (size_t d = 0; d < dim; d++)
+                centers[i * dim + d] += amount * directions[r * dim + d];
+        }
+        normalize(centers + i * dim);
     }
 }
 
@@ -82,9 +89,9 @@ static void make_vector(size_t i, float *out)
     float u = 0.5f + 0.5f * next(&state); /* some clusters are much larger than others */
     const float *center = centers + (size_t)(u * u * (CLUSTERS - 1)) * dim;
     for (size_t d = 0; d < dim; d++)
-        out[d] = center[d] + 0.02f * next(&state);
+        out[d] = center[d] + 0.03f * next(&state);
     for (size_t r = 0; r < RANK; r++) {
-        float amount = 0.3f * next(&state);
+        float amount = 0.4f / (1 + (float)r / 8) * next(&state);
         for (size_t d = 0; d < dim; d++)
             out[d] += amount * directions[r * dim + d];
     }
@@ -298,9 +305,11 @@ int main(int argc, char **argv)
     char path[256], uri[300];
     snprintf(path, sizeof path, "%s/bench-%d.db", home ? home : "/tmp", (int)getpid());
     snprintf(uri, sizeof uri, "sqlite:%s", path);
-    const char *shared = getenv("VLMD_TEST_POSTGRES");
+    const char *shared = getenv("VLMD_TEST_POSTGRES"), *from = getenv("GRAPH_FROM");
     struct pool *pool = pool_new(0, &err);
-    const struct store_options options = {.uri = shared ? shared : uri, .pool = pool};
+    const struct store_options options = {.uri = shared ? shared : uri,
+                                          .pool = pool,
+                                          .graph_from = from ? strtoul(from, NULL, 10) : 100000};
     struct store *store = pool ? store_open(&options, &err) : NULL;
     struct collection settings = {
         .name = "bench", .space = "external", .model = "", .dim = dim, .precision = precision};
@@ -339,7 +348,7 @@ int main(int argc, char **argv)
         measure(store, pool, queries, n, vectors_mb);
     store_close(store);
     pool_free(pool);
-    static const char *const ends[] = {"", "-wal", "-shm"};
+    static const char *const ends[] = {"", "-wal", "-shm", "-graph-1"};
     for (size_t i = 0; i < ARRAY_LENGTH(ends); i++) {
         snprintf(uri, sizeof uri, "%s%s", path, ends[i]);
         unlink(uri);

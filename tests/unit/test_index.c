@@ -76,8 +76,8 @@ static void compare(const struct matrix *matrix, const float *queries, size_t n_
     size_t *n_hits = alloc_array(n_queries, sizeof *n_hits);
     float *scores = alloc_array(matrix->n_rows, sizeof *scores);
     float *row = alloc_array(matrix->dim, sizeof *row);
-    ck_assert(matrix_search(matrix, rand() % 2 ? pool : NULL, queries, n_queries, k, wanted, hits,
-                            n_hits));
+    ck_assert(matrix_search(matrix, rand() % 2 ? pool : NULL, queries, n_queries, k, wanted, 0,
+                            hits, n_hits));
     for (size_t q = 0; q < n_queries; q++) {
         size_t n = 0;
         for (uint32_t r = 0; r < matrix->n_rows; r++) {
@@ -175,7 +175,7 @@ START_TEST(equal_scores_come_in_the_order_of_keys)
         matrix_set(&matrix, key, (const float[]){1, (float)(key % 2)});
     struct hit hits[10];
     size_t n;
-    ck_assert(matrix_search(&matrix, pool, (const float[]){0, 1}, 1, 10, NULL, hits, &n));
+    ck_assert(matrix_search(&matrix, pool, (const float[]){0, 1}, 1, 10, NULL, 0, hits, &n));
     ck_assert_uint_eq(n, 10);
     for (size_t i = 0; i < n; i++)
         ck_assert_int_eq(matrix.keys[hits[i].row], (int64_t)(2 * i + 1));
