@@ -159,10 +159,15 @@ static enum status embed(const struct pass *pass, float *x, struct error *err)
 {
     const struct bert *bert = pass->bert;
     size_t dim = bert->config.dim, n_max = bert_context_length(&bert->config);
+    size_t n_prefix = bert->config.n_prefix;
     float *row = x;
+    for (size_t i = 0; i < pass->n_items && pass->items[0].rows; row += dim * pass->items[i++].n)
+        memcpy(row, pass->items[i].rows, dim * pass->items[i].n * sizeof *row);
+    if (pass->items[0].rows)
+        return STATUS_OK;
     for (size_t i = 0; i < pass->n_items; i++) {
         const struct bert_item *item = &pass->items[i];
-        size_t first = item->sequence ? item->sequence->n_tokens : 0;
+        size_t first = item->sequence ? item->sequence->n_tokens - n_prefix : 0;
         if (item->n > n_max || first > n_max - item->n)
             return error_set(err, STATUS_TOO_LONG,
                              "%zu tokens are more than the model's %zu positions", first + item->n,
@@ -231,7 +236,8 @@ static enum status self_attention(const struct pass *pass, size_t layer, float *
         out->v = values;
         out->n_kv = n_before + item->n;
     }
-    struct attention_shape shape = shape_of(&pass->bert->config, pass->items[0].sequence != NULL);
+    bool is_causal = pass->items[0].sequence && !pass->items[0].rows;
+    struct attention_shape shape = shape_of(&pass->bert->config, is_causal);
     enum status status = nn_attention(pass->compute, &shape, pass->attention, pass->n_items, err);
     if (!status)
         finish_attention(pass, attention, x);

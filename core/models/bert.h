@@ -26,6 +26,9 @@ struct bert_config {
      * is pad_id. */
     bool counts_from_pad;
     int32_t pad_id;
+    /* Decoder only: a sequence's cache begins with so many rows that are no tokens and have no
+     * positions (GIT's picture). */
+    size_t n_prefix;
 };
 
 struct bert_attention {
@@ -74,6 +77,9 @@ struct bert_source {
 struct bert_item {
     const int32_t *ids;
     size_t n; /* ≥ 1 */
+    /* Decoder: the prefix of a new sequence, [n_prefix, dim], in place of ids; its rows go in as
+     * they are and see each other. NULL otherwise. */
+    const float *rows;
     /* Decoder: causal, continuing this sequence's cache (reserved for n more tokens by the caller,
      * n_tokens is advanced by the pass on success); its `cross` is what cross-attention sees.
      * NULL: encoder, every row sees every row. */
@@ -82,8 +88,9 @@ struct bert_item {
 };
 
 /* → x [Σ n, dim], the last layer's rows. sources NULL: encoders without cross-attention. All items
- * are of one kind (all with a sequence, or none). Ids must be in range (see check_tokens) and
- * positions within n_positions: STATUS_TOO_LONG otherwise. On failure no sequence has changed. */
+ * are of one kind (all with a sequence, or none; all prefixes, or none). Ids must be in range (see
+ * check_tokens) and positions within n_positions: STATUS_TOO_LONG otherwise. On failure no sequence
+ * has changed. */
 enum status bert_forward(const struct bert *bert, const struct compute *compute,
                          const struct bert_item *items, size_t n_items,
                          const struct bert_source *sources, size_t n_sources, float *x,

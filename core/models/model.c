@@ -257,6 +257,29 @@ enum status model_tokenize(const struct model *model, enum task task, const char
     return status;
 }
 
+enum status tokenize_after(const struct model *model, int32_t start_id, const char *text,
+                           size_t size, struct tokens *out, struct error *err)
+{
+    struct encode_options options = {.max_length = model->traits.context_length - 1};
+    struct tokens tokens = {0};
+    if (size && options.max_length) {
+        enum status status = tokenizer_encode(model->tokenizer, text, size, &options, &tokens, err);
+        if (status)
+            return status;
+    }
+    int32_t *ids = alloc_array(tokens.n + 1, sizeof *ids);
+    if (!ids) {
+        tokens_release(&tokens);
+        return error_no_memory(err, "a prompt");
+    }
+    ids[0] = start_id;
+    if (tokens.n)
+        memcpy(ids + 1, tokens.ids, tokens.n * sizeof *ids);
+    *out = (struct tokens){.ids = ids, .n = tokens.n + 1, .truncated = tokens.truncated};
+    tokens_release(&tokens);
+    return STATUS_OK;
+}
+
 static bool is_space(char c)
 {
     return c == ' ' || (c >= '\t' && c <= '\r');

@@ -21,6 +21,7 @@
     ARCHITECTURE(blip_vqa_architecture)                                                            \
     ARCHITECTURE(blip_match_architecture)                                                          \
     ARCHITECTURE(vision_encoder_decoder_architecture)                                              \
+    ARCHITECTURE(git_architecture)                                                                 \
     ARCHITECTURE(vilt_vqa_architecture)                                                            \
     ARCHITECTURE(vilt_match_architecture)                                                          \
     ARCHITECTURE(vilt_nlvr2_architecture)                                                          \

@@ -238,30 +238,12 @@ static enum status encode_images(const struct model *model, const struct compute
 /* ---- texts -------------------------------------------------------------------------------------
  */
 
-/* The start token, then the prompt. */
 static enum status tokenize(const struct model *model, enum task task, const char *text,
                             size_t size, struct tokens *out, struct error *err)
 {
     const struct ved *ved = model->state;
-    struct encode_options options = {.max_length = model->traits.context_length - 1};
-    struct tokens tokens = {0};
     (void)task;
-    if (size && options.max_length) {
-        enum status status = tokenizer_encode(model->tokenizer, text, size, &options, &tokens, err);
-        if (status)
-            return status;
-    }
-    int32_t *ids = alloc_array(tokens.n + 1, sizeof *ids);
-    if (!ids) {
-        tokens_release(&tokens);
-        return error_no_memory(err, "a prompt");
-    }
-    ids[0] = ved->config.start_id;
-    if (tokens.n)
-        memcpy(ids + 1, tokens.ids, tokens.n * sizeof *ids);
-    *out = (struct tokens){.ids = ids, .n = tokens.n + 1, .truncated = tokens.truncated};
-    tokens_release(&tokens);
-    return STATUS_OK;
+    return tokenize_after(model, ved->config.start_id, text, size, out, err);
 }
 
 static enum status check_prompt(const struct ved *ved, const struct prompt *prompt,

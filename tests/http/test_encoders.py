@@ -23,6 +23,8 @@ MODELS = {
     "blip-itm": "blip-itm-tiny",
     "owlvit": "owlvit-tiny",
     "clipseg": "clipseg-tiny",
+    "git": "git-tiny",
+    "vit-gpt2": "vit-gpt2-tiny",
     "filler": "vilt-mlm-tiny",
     "reasoner": "vilt-nlvr2-tiny",
 }
@@ -120,6 +122,24 @@ class Encoders(ServerTest):
                     self.assertAlmostEqual(got["score"], step["score"], delta=1e-4)
                     if step["id"] in names:
                         self.assertEqual(got["token"], names[step["id"]])
+
+    def test_captioners_write_what_the_reference_writes(self):
+        """Greedy and with beams, with and without a prompt; GIT's answers come without their questions."""
+        asked = 0
+        for model in ("git", "vit-gpt2"):
+            for case in golden(MODELS[model]):
+                if case.get("run") not in ("greedy", "beam3"):
+                    continue
+                field = "question" if case["kind"] == "vqa" else "prompt"
+                body = {"model": model, "image": image_b64(case["picture"]), **case["settings"]}
+                if case[field]:
+                    body[field] = case[field]
+                reply = self.server.post("/v1/" + case["kind"], body)
+                self.assertEqual(reply.status, 200, reply.body)
+                text = reply.json["answer" if case["kind"] == "vqa" else "caption"]
+                self.assertEqual(text, case["texts_without_prompt"][0], case["case"])
+                asked += 1
+        self.assertGreater(asked, 30)
 
     def test_long_texts_are_cut_with_a_warning(self):
         """300 tokens, wherever a text goes in: what the model takes of it is answered, and the reply says so."""

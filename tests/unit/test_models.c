@@ -12,14 +12,14 @@
 #include "model_golden.h"
 
 static const char *const checkpoints[] = {
-    "clip-tiny",     "openclip-rn-tiny", "openclip-vit-tiny", "clip-gelu-f16-sharded",
-    "siglip-tiny",   "siglip-spm-tiny",  "metaclip2-tiny",    "chinese-clip-tiny",
-    "altclip-tiny",  "vit-gpt2-tiny",    "blip-caption-tiny", "blip-vqa-tiny",
-    "blip-itm-tiny", "vilt-vqa-tiny",    "vilt-itr-tiny",     "vilt-nlvr2-tiny",
-    "vilt-mlm-tiny"};
+    "clip-tiny",       "openclip-rn-tiny", "openclip-vit-tiny", "clip-gelu-f16-sharded",
+    "siglip-tiny",     "siglip-spm-tiny",  "metaclip2-tiny",    "chinese-clip-tiny",
+    "altclip-tiny",    "vit-gpt2-tiny",    "git-tiny",          "blip-caption-tiny",
+    "blip-vqa-tiny",   "blip-itm-tiny",    "vilt-vqa-tiny",     "vilt-itr-tiny",
+    "vilt-nlvr2-tiny", "vilt-mlm-tiny"};
 /* The first of them have a golden of each picture's features, the first of those are dual encoders.
  */
-enum { N_WITH_FEATURES = 13, N_DUAL_ENCODERS = 9 };
+enum { N_WITH_FEATURES = 14, N_DUAL_ENCODERS = 9 };
 
 /* What a picture's features are called in the goldens. */
 static const char *features_name(const struct golden *golden)
@@ -257,6 +257,8 @@ static const struct generator generators[] = {
     {"blip-caption-tiny", "caption", "prompt", TASK_CAPTION},
     {"blip-vqa-tiny", "vqa", "question", TASK_VQA},
     {"vit-gpt2-tiny", "caption", "prompt", TASK_CAPTION},
+    {"git-tiny", "caption", "prompt", TASK_CAPTION},
+    {"git-tiny", "vqa", "question", TASK_VQA},
 };
 
 static size_t argmax(const float *x, size_t n)

@@ -16,6 +16,8 @@ static const struct served {
     {"blip-caption-tiny", "caption", "prompt", TASK_CAPTION},
     {"blip-vqa-tiny", "vqa", "question", TASK_VQA},
     {"vit-gpt2-tiny", "caption", "prompt", TASK_CAPTION},
+    {"git-tiny", "caption", "prompt", TASK_CAPTION},
+    {"git-tiny", "vqa", "question", TASK_VQA},
 };
 
 /* What the case gave to generate(), over the checkpoint's own settings. */
