@@ -5,7 +5,8 @@
  *     bench_search [N [DIM [f32|f16|int8 [FILE]]]]
  *     python3 tests/http/postgres.py bench_search …    the same on PostgreSQL (VLMD_TEST_POSTGRES)
  *
- * GRAPH_FROM in the environment is the store's graph_from (100000).
+ * In the environment, GRAPH_FROM is the store's graph_from (100000), and BENCH_DB a database that
+ * is left there, to be measured again without adding.
  *
  * The vectors are made like those of encoders: a few thousand clusters of unlike sizes, whose
  * centers and whose insides vary much in some directions and less and less in others, and noise.
@@ -301,36 +302,44 @@ int main(int argc, char **argv)
     if (argc > 4)
         save(argv[4], n, queries);
 
-    const char *home = getenv("BENCH_DIR");
+    const char *kept = getenv("BENCH_DB");
     char path[256], uri[300];
-    snprintf(path, sizeof path, "%s/bench-%d.db", home ? home : "/tmp", (int)getpid());
+    if (kept)
+        snprintf(path, sizeof path, "%s", kept);
+    else
+        snprintf(path, sizeof path, "/tmp/bench-%d.db", (int)getpid());
     snprintf(uri, sizeof uri, "sqlite:%s", path);
     const char *shared = getenv("VLMD_TEST_POSTGRES"), *from = getenv("GRAPH_FROM");
     struct pool *pool = pool_new(0, &err);
     const struct store_options options = {.uri = shared ? shared : uri,
                                           .pool = pool,
                                           .graph_from = from ? strtoul(from, NULL, 10) : 100000};
+    double before_mb = resident_mb("VmRSS:");
     struct store *store = pool ? store_open(&options, &err) : NULL;
     struct collection settings = {
         .name = "bench", .space = "external", .model = "", .dim = dim, .precision = precision};
     bool created;
     if (!store || store_create(store, &settings, &created, &err))
         fail("open");
-    double before_mb = resident_mb("VmRSS:"),
-           vectors_mb = (double)(n * dim *
+    double vectors_mb = (double)(n * dim *
                                  (precision == PRECISION_F32   ? 4
                                   : precision == PRECISION_F16 ? 2
                                                                : 1)) /
                         (1 << 20);
     printf("%zu vectors of %zu, %s, %zu threads\n", n, dim, precision_name(precision),
            pool_threads(pool));
-    double spent = add_all(store, n);
-    printf("adds: %.0f/s, acknowledged durably in batches of %d\n", (double)n / spent, BATCH);
     double start = now();
+    if (created) {
+        double spent = add_all(store, n);
+        printf("adds: %.0f/s, acknowledged durably in batches of %d\n", (double)n / spent, BATCH);
+    }
     /* PostgreSQL shows a graph when it is whole. */
-    for (size_t last = SIZE_MAX, at;
-         (at = indexed(store)) < n && (shared ? now() - start < 900 : at != last); last = at)
-        sleep(shared ? 1 : 5);
+    for (size_t last = 0, at, idle = 0; (at = indexed(store)) < n && idle < 60; last = at) {
+        idle = at == last ? idle + 1 : 0; /* collections without a graph stay at 0 */
+        if (at == 0 && idle > 5)
+            break;
+        sleep(1);
+    }
     printf("graph: %zu indexed %.0f s after the last add\n", indexed(store), now() - start);
     measure(store, pool, queries, n, vectors_mb);
     double mb = resident_mb("VmRSS:") - before_mb;
@@ -349,7 +358,7 @@ int main(int argc, char **argv)
     store_close(store);
     pool_free(pool);
     static const char *const ends[] = {"", "-wal", "-shm", "-graph-1"};
-    for (size_t i = 0; i < ARRAY_LENGTH(ends); i++) {
+    for (size_t i = 0; !kept && i < ARRAY_LENGTH(ends); i++) {
         snprintf(uri, sizeof uri, "%s%s", path, ends[i]);
         unlink(uri);
     }
