@@ -191,6 +191,10 @@ static enum status metrics_begin(struct call *call, struct error *err)
                   (double)(clock_ns() - process->started_ns) / 1e9);
     put_head(out, "vlmd_resident_bytes", "gauge", "Resident memory of the process.");
     buffer_printf(out, "vlmd_resident_bytes %llu\n", resident_bytes());
+    struct error away;
+    put_head(out, "vlmd_collections_ready", "gauge", "1; 0 while their database is away.");
+    buffer_printf(out, "vlmd_collections_ready %d\n",
+                  !process->store || !store_ready(process->store, &away));
     put_head(out, "vlmd_requests_in_flight", "gauge", "Requests under way.");
     buffer_printf(out, "vlmd_requests_in_flight %zu\n", atomic_load(&admission->requests));
     put_head(out, "vlmd_request_bytes_in_flight", "gauge", "Bytes of bodies under way.");

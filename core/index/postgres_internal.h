@@ -72,9 +72,10 @@ float *column_vector(const PGresult *result, int row, int column, size_t dim);
 struct link {
     PGconn *conn;
     uint64_t deadline_ns;    /* of what is under way */
-    const atomic_bool *stop; /* NULL, or what ends a wait */
+    const atomic_bool *stop; /* ends a wait */
     bool was_idle;           /* leased before: the server may have ended it since */
     bool broken;             /* to be closed: lost, timed out or in an unknown state */
+    bool is_silent;          /* broken because no answer came in time */
     int n_prepared;
     char prepared[POSTGRES_PREPARED_MAX][32];
     struct link *next; /* in the pool */
@@ -82,7 +83,8 @@ struct link {
 
 /* Connects, sets the session up and sees that the schema is there. STATUS_UNAVAILABLE: the database
  * is away; STATUS_BAD_CONFIG: it will not do. */
-struct link *link_open(const char *uri, unsigned timeout_ms, struct error *err);
+struct link *link_open(const char *uri, unsigned timeout_ms, const atomic_bool *stop,
+                       struct error *err);
 void link_close(struct link *link);
 /* Without asking the database: nothing says that the connection was lost. */
 bool link_alive(struct link *link);

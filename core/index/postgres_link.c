@@ -221,7 +221,7 @@ static enum status wait_socket(struct link *link, short events, struct error *er
     for (;;) {
         uint64_t now = clock_ns();
         if (now >= link->deadline_ns || (link->stop && atomic_load(link->stop))) {
-            link->broken = true;
+            link->broken = link->is_silent = true;
             return error_set(err, STATUS_UNAVAILABLE,
                              "the collections' database does not answer in time");
         }
@@ -394,10 +394,12 @@ void link_leave_pipeline(struct link *link)
 {
     struct error ignored;
     while (!link->broken && !PQexitPipelineMode(link->conn)) {
-        PGresult *result;
+        PGresult *result = NULL;
         if (next_result(link, &result, &ignored))
             break;
         PQclear(result);
+        if (PQstatus(link->conn) != CONNECTION_OK) /* nothing more will come */
+            link->broken = true;
     }
 }
 
@@ -450,7 +452,8 @@ static enum status connect_within(struct link *link, struct error *err)
     return link_error(link, NULL, err);
 }
 
-struct link *link_open(const char *uri, unsigned timeout_ms, struct error *err)
+struct link *link_open(const char *uri, unsigned timeout_ms, const atomic_bool *stop,
+                       struct error *err)
 {
     /* What stands before dbname is a default that the URL may overrule; what follows is not. */
     static const char *const names[] = {"fallback_application_name", "tcp_user_timeout", "dbname",
@@ -464,6 +467,7 @@ struct link *link_open(const char *uri, unsigned timeout_ms, struct error *err)
         error_no_memory(err, "a connection");
         return NULL;
     }
+    link->stop = stop;
     link_set_deadline(link, timeout_ms);
     if (connect_within(link, err))
         goto fail;

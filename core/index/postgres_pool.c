@@ -32,7 +32,7 @@ enum {
     BACK_OFF_MAX_MS = 2000,
     LOOK_MS = 1000,         /* how often idle links are looked at */
     BUILDER_TICK_MS = 1000, /* how often the builder looks while collections grow */
-    BUILDER_TICKS = 30,     /* and in how many of these anyway */
+    BUILDER_TICKS = 60,     /* and in how many of these anyway, also after a failure */
     BUILD_MS = 86400 * 1000 /* the longest build of an index */
 };
 
@@ -83,7 +83,7 @@ static struct link *open_one(struct link_pool *pool, struct error *err)
 {
     pool->n_links++;
     pthread_mutex_unlock(&pool->mutex);
-    struct link *link = link_open(pool->uri, CONNECT_MS, err);
+    struct link *link = link_open(pool->uri, CONNECT_MS, &pool->stop, err);
     pthread_mutex_lock(&pool->mutex);
     if (!link) {
         pool->n_links--;
@@ -130,6 +130,21 @@ struct link *links_lease(struct link_pool *pool, struct error *err)
     return link;
 }
 
+/* mutex held: closes idle links, all or those whose server is gone. */
+static void drop_idle(struct link_pool *pool, bool all)
+{
+    for (struct link **at = &pool->idle; *at;) {
+        struct link *link = *at;
+        if (!all && link_alive(link)) {
+            at = &link->next;
+            continue;
+        }
+        *at = link->next;
+        link_close(link);
+        pool->n_links--;
+    }
+}
+
 void links_return(struct link_pool *pool, struct link *link)
 {
     if (!link)
@@ -137,9 +152,16 @@ void links_return(struct link_pool *pool, struct link *link)
     bool keep = !link->broken && PQstatus(link->conn) == CONNECTION_OK &&
                 PQpipelineStatus(link->conn) == PQ_PIPELINE_OFF &&
                 PQtransactionStatus(link->conn) == PQTRANS_IDLE;
+    bool is_silent = link->is_silent;
     if (!keep)
         link_close(link);
     pthread_mutex_lock(&pool->mutex);
+    if (is_silent) { /* nobody else shall wait as long for the same silence */
+        struct error err;
+        error_set(&err, STATUS_UNAVAILABLE, "the collections' database does not answer in time");
+        drop_idle(pool, true);
+        note_away(pool, &err);
+    }
     if (keep) {
         link->was_idle = true;
         link->next = pool->idle;
@@ -167,21 +189,6 @@ enum status links_state(struct link_pool *pool, struct error *err)
 /* ---- the keeper
  * ------------------------------------------------------------------------------------------ */
 
-/* mutex held: closes idle links whose server is gone. */
-static void drop_dead(struct link_pool *pool)
-{
-    for (struct link **at = &pool->idle; *at;) {
-        struct link *link = *at;
-        if (link_alive(link)) {
-            at = &link->next;
-            continue;
-        }
-        *at = link->next;
-        link_close(link);
-        pool->n_links--;
-    }
-}
-
 /* Sees to it that one link stands ready, so that links_state() is true without anyone asking. */
 static void *keeper_main(void *argument)
 {
@@ -189,7 +196,7 @@ static void *keeper_main(void *argument)
     unsigned back_off_ms = BACK_OFF_MIN_MS;
     pthread_mutex_lock(&pool->mutex);
     while (!atomic_load(&pool->stop)) {
-        drop_dead(pool);
+        drop_idle(pool, false);
         if (pool->away || !pool->n_links) {
             struct error err;
             struct link *link = open_one(pool, &err);
@@ -223,8 +230,38 @@ static const char wanting_sql[] =
     "  WHERE i.indexrelid = to_regclass('vlmd.items_' || c.key || '_vector') AND i.indisvalid)"
     " ORDER BY c.key";
 
-/* Builds without stopping writers or searches. What an interrupted build left is dropped first. Of
- * several processes one builds: the lock is the session's, and goes with it. */
+/* Builds without stopping writers or searches. What an interrupted build left is dropped first. */
+static enum status make_index(struct link *link, int64_t key, struct error *err)
+{
+    char sql[512];
+    struct parameters parameters;
+    PGresult *result;
+    parameters_init(&parameters);
+    bind_integer(&parameters, key);
+    enum status status =
+        link_run(link, NULL,
+                 "SELECT count(*) FROM pg_index WHERE indisvalid"
+                 " AND indexrelid = to_regclass('vlmd.items_' || $1::int8 || '_vector')",
+                 &parameters, &result, err);
+    parameters_release(&parameters);
+    if (status)
+        return status;
+    bool is_there = column_integer(result, 0, 0); /* made while this process looked elsewhere */
+    PQclear(result);
+    if (is_there)
+        return STATUS_OK;
+    snprintf(sql, sizeof sql, "DROP INDEX CONCURRENTLY IF EXISTS vlmd.items_%lld_vector",
+             (long long)key);
+    if (link_run(link, NULL, sql, NULL, NULL, err))
+        return err->status;
+    snprintf(sql, sizeof sql,
+             "CREATE INDEX CONCURRENTLY items_%lld_vector ON vlmd.items_%lld"
+             " USING hnsw (vector vector_ip_ops) WITH (m = 16, ef_construction = 128)",
+             (long long)key, (long long)key);
+    return link_run(link, NULL, sql, NULL, NULL, err);
+}
+
+/* Of several processes one builds: the lock is the session's, and goes with it. */
 static enum status build_index(struct link *link, int64_t key, struct error *err)
 {
     char sql[512];
@@ -245,24 +282,22 @@ static enum status build_index(struct link *link, int64_t key, struct error *err
     /* Under this name a drop of the collection finds the session and ends it. */
     snprintf(sql, sizeof sql, "SET application_name = 'vlmd index %lld'", (long long)key);
     status = link_run(link, NULL, sql, NULL, NULL, err);
-    snprintf(sql, sizeof sql, "DROP INDEX CONCURRENTLY IF EXISTS vlmd.items_%lld_vector",
-             (long long)key);
     if (!status)
-        status = link_run(link, NULL, sql, NULL, NULL, err);
-    snprintf(sql, sizeof sql,
-             "CREATE INDEX CONCURRENTLY items_%lld_vector ON vlmd.items_%lld"
-             " USING hnsw (vector vector_ip_ops) WITH (m = 16, ef_construction = 200)",
-             (long long)key, (long long)key);
-    return status ? status : link_run(link, NULL, sql, NULL, NULL, err);
+        status = make_index(link, key, err);
+    if (status != STATUS_NO_SPACE)
+        return status;
+    /* Helpers share the graph in memory of which containers have little: do without. */
+    status = link_run(link, NULL, "SET max_parallel_maintenance_workers = 0", NULL, NULL, err);
+    return status ? status : make_index(link, key, err);
 }
 
-static void build_wanting(struct link_pool *pool)
+/* False: something failed. */
+static bool build_wanting(struct link_pool *pool)
 {
     struct error err;
-    struct link *link = link_open(pool->uri, CONNECT_MS, &err);
+    struct link *link = link_open(pool->uri, CONNECT_MS, &pool->stop, &err);
     if (!link)
-        return;
-    link->stop = &pool->stop;
+        return false;
     link_set_deadline(link, BUILD_MS);
     struct parameters parameters;
     PGresult *result = NULL;
@@ -273,13 +308,15 @@ static void build_wanting(struct link_pool *pool)
     if (!status)
         status = link_run(link, NULL, wanting_sql, &parameters, &result, &err);
     parameters_release(&parameters);
-    for (int i = 0; !status && i < PQntuples(result) && !link->broken; i++) {
-        /* That one build fails (its collection was dropped, the disk is full) is no reason not to
-         * try the next; it is tried again another time. */
-        build_index(link, column_integer(result, i, 0), &err);
-    }
+    const int n = status ? 0 : PQntuples(result);
+    /* That one build fails (its collection was dropped, the disk is full) is no reason not to try
+     * the next. */
+    for (int i = 0; i < n && !link->broken; i++)
+        if (build_index(link, column_integer(result, i, 0), &err))
+            status = err.status;
     PQclear(result);
     link_close(link);
+    return !status;
 }
 
 /* Looks when a collection has grown, and now and then: another process may have left its build. */
@@ -287,15 +324,16 @@ static void *builder_main(void *argument)
 {
     struct link_pool *pool = argument;
     pthread_mutex_lock(&pool->mutex);
+    bool fine = true;
     for (unsigned tick = 0;; tick++) {
         wait_ms(&pool->stopping, &pool->mutex, BUILDER_TICK_MS);
         if (atomic_load(&pool->stop))
             break;
-        if (pool->away || !(pool->has_grown || tick % BUILDER_TICKS == 0))
+        if (pool->away || !((fine && pool->has_grown) || tick % BUILDER_TICKS == 0))
             continue;
         pool->has_grown = false;
         pthread_mutex_unlock(&pool->mutex);
-        build_wanting(pool);
+        fine = build_wanting(pool);
         pthread_mutex_lock(&pool->mutex);
     }
     pthread_mutex_unlock(&pool->mutex);
@@ -372,7 +410,7 @@ struct link_pool *links_open(const char *uri, struct error *err)
         goto fail;
     }
     struct error first;
-    pool->idle = link_open(uri, CONNECT_MS, &first);
+    pool->idle = link_open(uri, CONNECT_MS, &pool->stop, &first);
     pool->n_links = pool->idle != NULL;
     if (pool->idle)
         pool->idle->was_idle = true;

@@ -291,6 +291,7 @@ class Away(ServerTest):
         self.assertEqual(ready.status, 200)
         self.assertRegex(ready.body.decode(), "^ready, but for collections: the collections' database: .+")
         self.assertIn("collections wait: ", self.server.log())
+        self.assertEqual(self.server.metric("vlmd_collections_ready"), 0)
         classify = self.server.request("POST", "/v1/classify?labels=cat&labels=dog", image_bytes(),
                                        {"Content-Type": "image/jpeg"})
         self.assertEqual(classify.status, 200)
@@ -313,6 +314,7 @@ class Away(ServerTest):
 
         database.start()
         wait_until(lambda: self.server.get("/readyz").body == b"ready\n", "the database is found")
+        self.assertEqual(self.server.metric("vlmd_collections_ready"), 1)
         self.assertIn(self.server.request("PUT", "/v1/collections/late", {"dimensions": 1}).status, (200, 201))
         self.assertNotIn(Postgres.password, self.server.log())
 
