@@ -1,7 +1,7 @@
 /*
  * bench_forward.c: the speed of a checkpoint's forward passes, without server or decoding.
  *
- *   bench_forward DIR [BATCH…]      (batches: 1, 8, 32 unless given)
+ *   bench_forward [--dtype DTYPE] DIR [BATCH…]      (f32; batches: 1, 8, 32 unless given)
  *
  * Prints load time, resident memory, pictures/s of encode_images, texts/s of encode_texts, pairs/s
  * of score_pairs, and prompts/s and tokens/s of prefill and decode, for what the model has. Inputs
@@ -231,8 +231,17 @@ int main(int argc, char **argv)
 {
     static const size_t usual[] = {1, 8, 32};
     size_t batches[16], n_batches = 0;
+    struct model_options options = {.dtype = WEIGHT_F32};
+    if (argc > 2 && strcmp(argv[1], "--dtype") == 0) {
+        if (!model_options_parse_dtype(&options, argv[2])) {
+            fprintf(stderr, "a dtype is auto, f32, bf16, int8 or int4\n");
+            return 2;
+        }
+        argv += 2;
+        argc -= 2;
+    }
     if (argc < 2) {
-        fprintf(stderr, "usage: bench_forward DIR [BATCH…]\n");
+        fprintf(stderr, "usage: bench_forward [--dtype DTYPE] DIR [BATCH…]\n");
         return 2;
     }
     for (int i = 2; i < argc && n_batches < 16; i++) {
@@ -252,7 +261,7 @@ int main(int argc, char **argv)
     struct arena arena;
     arena_init(&arena, 0);
     double begin = now();
-    struct model *model = model_open("bench", argv[1], &bench.err);
+    struct model *model = model_open_as("bench", argv[1], &options, &bench.err);
     bench.model = model;
     bench.compute = (struct compute){model ? pool_new(0, &bench.err) : NULL, &arena};
     if (!model || !bench.compute.pool) {
@@ -269,9 +278,10 @@ int main(int argc, char **argv)
     bench.pixels = (struct pixels){side, side, calloc(3 * side * side, sizeof(float))};
     for (size_t i = 0; bench.pixels.data && i < 3 * side * side; i++)
         bench.pixels.data[i] = (float)(i % 251) / 125 - 1;
-    printf("%s: %s, %.1f million parameters, %zu threads, loaded in %.1f ms, %.0f MB of weights\n",
-           argv[1], model->architecture->name, (double)model->n_parameters / 1e6,
-           pool_threads(bench.compute.pool), loaded * 1e3,
+    printf("%s: %s in %s, %.1f million parameters, %zu threads, loaded in %.1f ms, %.0f MB of "
+           "weights\n",
+           argv[1], model->architecture->name, weight_form_name(model->dtype),
+           (double)model->n_parameters / 1e6, pool_threads(bench.compute.pool), loaded * 1e3,
            (double)tensor_set_bytes(model->checkpoint->tensors) / 1e6);
     int failed = bench.pixels.data ? run(&bench, batches, n_batches) : 1;
     printf("resident memory        %.0f MB\n", resident_mb());

@@ -1,7 +1,7 @@
 """encoder_peers.py: an encoder's forward pass beside PyTorch's and ONNX Runtime's, in float32, on one core.
 
     python tests/bench/encoder_peers.py export FOLDER     once: FOLDER.onnx (needs onnx)
-    python tests/bench/encoder_peers.py run FOLDER [--batch 1] [--rounds 3] [--program build/tests/bench/bench_forward]
+    python tests/bench/encoder_peers.py run FOLDER [--batch 1] [--rounds 3] [--dtypes f32 bf16 int8]
 
 FOLDER is a checkpoint of tests/reference/make_real_encoders.py or of the public model. What is timed is all that a new
 picture and a text (CLIPSeg, OWL-ViT, ViLT) or a picture (the others) cost, as processor time, which hardly depends on
@@ -86,9 +86,9 @@ def cost(run, n):
     return (time.process_time() - begin) * 1e3 / (n * passes)
 
 
-def ours(program, folder, n):
+def ours(program, folder, n, dtype):
     """The same for the passes that one item needs, one after another."""
-    out = subprocess.run([program, folder, str(n)], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([program, "--dtype", dtype, folder, str(n)], capture_output=True, text=True, check=True).stdout
     costs = {name: float(ms) for name, ms in re.findall(r"^(\w+) .* ([0-9.]+) ms of processor time", out, re.M)}
     passes = ["encode_images"] + (["score_pairs"] if "score_pairs" in costs else [])
     if "score_pairs" in costs and "encode_texts" in costs:
@@ -96,7 +96,7 @@ def ours(program, folder, n):
     return sum(costs[name] for name in passes)
 
 
-def run(folder, batch, rounds, program):
+def run(folder, batch, rounds, program, dtypes):
     module, inputs = load(folder)
     torch.set_num_threads(1)
     tensors, peers = inputs(batch), {}
@@ -110,13 +110,16 @@ def run(folder, batch, rounds, program):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         fed = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), tensors)}
         peers["onnxruntime"] = lambda: cost(lambda: session.run(None, fed), batch)
-    peers["vlmd"] = lambda: ours(program, folder, batch)
+    for dtype in dtypes:
+        peers["vlmd " + dtype] = lambda dtype=dtype: ours(program, folder, batch, dtype)
     best = dict.fromkeys(peers, float("inf"))
     for _ in range(rounds):
         for name, measure in peers.items():
             best[name] = min(best[name], measure())
     for name, value in best.items():
-        print(f"{os.path.basename(folder)} batch {batch} {name:12} {value:8.2f} ms   vlmd takes {best['vlmd'] / value:.2f} of it")
+        ratios = [f"{best[peer] / value:.2f} times as fast as {peer}" for peer in best if not peer.startswith("vlmd")]
+        told = "   " + ", ".join(ratios) if name.startswith("vlmd") else ""
+        print(f"{os.path.basename(folder)} batch {batch} {name:12} {value:8.2f} ms{told}")
 
 
 def main():
@@ -125,6 +128,7 @@ def main():
     arguments.add_argument("folder")
     arguments.add_argument("--batch", type=int, default=1)
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--dtypes", nargs="+", default=["f32"])
     arguments.add_argument("--program", default="build/tests/bench/bench_forward")
     given = arguments.parse_args()
     torch.set_grad_enabled(False)
@@ -132,7 +136,7 @@ def main():
     if given.action == "export":
         export(given.folder, given.batch)
     else:
-        run(given.folder, given.batch, given.rounds, given.program)
+        run(given.folder, given.batch, given.rounds, given.program, given.dtypes)
 
 
 if __name__ == "__main__":
