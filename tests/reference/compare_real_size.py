@@ -124,7 +124,7 @@ def ask(url, model, request):
     else:
         got = post(url, "/v1/caption", {**body, **fields_of(request["settings"])})["caption"]
     right = got.strip() == request["want"].strip()
-    note = f"margin {request['margin']:.4f}" if request["margin"] is not None else "beams"
+    note = f"margin {request['margin']:.4f}" if request.get("margin") is not None else "beams"
     return None, right, note if right else f"{note}: got {got!r}, want {request['want']!r}"
 
 

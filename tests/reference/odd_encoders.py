@@ -335,6 +335,64 @@ def owl(rng, path, config_kind, model_kind, image_kind):
     return requests
 
 
+def caption_requests(loaded, settings):
+    from generation import run
+
+    model, images, tokenizer, _, start, generate = loaded
+    requests = []
+    for i, picture in enumerate(PICTURES):
+        prompt = None if i % 2 else "a photo of"
+        ids, pixels = start(prompt), images(open_rgb(picture), return_tensors="pt")["pixel_values"]
+        made = run(model, lambda **kw: generate(pixels, ids, **kw), settings)
+        begin, text = tokenizer.decode(ids, skip_special_tokens=True), tokenizer.decode(made["sequences"][0], skip_special_tokens=True)
+        if made.get("margin", 1) > 2e-3 and text.startswith(begin):
+            requests.append({"task": "caption", "picture": picture, "settings": {**settings, **({"prompt": prompt} if prompt else {})},
+                             "margin": made.get("margin"), "want": text[len(begin):]})
+    return requests
+
+
+def vit_gpt2(rng, path):
+    from make_captioners import gpt2_tokenizer, load_vit_gpt2
+    from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    _, end = gpt2_tokenizer(rng.choice([290, 330]), path)
+    heads, seen = rng.choice([1, 2, 3]), vision_tower(rng)
+    dim = seen["hidden_size"] if rng.random() < 0.4 and seen["hidden_size"] % heads == 0 else heads * rng.choice([8, 14])
+    text = GPT2Config(n_embd=dim, n_layer=rng.choice([1, 2]), n_head=heads, n_inner=rng.choice([None, 17]), vocab_size=end + 1,
+                      n_positions=40, activation_function=rng.choice(ACTIVATIONS), bos_token_id=end, eos_token_id=end,
+                      scale_attn_weights=rng.random() < 0.5, scale_attn_by_inverse_layer_idx=rng.random() < 0.5,
+                      layer_norm_epsilon=rng.choice([1e-3, 1e-5]))
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**seen, qkv_bias=rng.random() < 0.5), text)
+    config.decoder_start_token_id = rng.choice([end, 7])
+    config.pad_token_id = config.eos_token_id = config.bos_token_id = end
+    model = scramble(VisionEncoderDecoderModel(config), rng.random_seed)
+    size = seen["image_size"]
+    ViTImageProcessorPil(size={"height": size, "width": size}, **statistics(rng)).save_pretrained(path)
+    write_dtype(rng, model, path)
+    loaded = load_vit_gpt2(path)
+    if not hasattr(loaded[0], "enc_to_dec_proj"):
+        loaded[0].enc_to_dec_proj = torch.nn.Identity()
+    return caption_requests(loaded, rng.choice([{}, {"max_new_tokens": 7}, {"num_beams": 3}]))
+
+
+def git(rng, path):
+    from make_captioners import load_git
+    from transformers import GitConfig, GitForCausalLM
+
+    vocab = bert_vocab(230)
+    BertTokenizer(vocab=vocab, model_max_length=512).save_pretrained(path)
+    seen, heads = vision_tower(rng), rng.choice([1, 2, 3])
+    patches = seen["image_size"] // seen["patch_size"]
+    seen["image_size"] = patches * seen["patch_size"]  # the reference counts the patches wrong where there is a rest
+    config = GitConfig(vision_config=seen, vocab_size=len(vocab), hidden_size=heads * rng.choice([8, 14]), num_attention_heads=heads,
+                       num_hidden_layers=rng.choice([1, 2]), intermediate_size=rng.choice([11, 60]), max_position_embeddings=40,
+                       hidden_act=rng.choice(ACTIVATIONS), layer_norm_eps=rng.choice([1e-3, 1e-12]), bos_token_id=vocab["[CLS]"],
+                       eos_token_id=vocab["[SEP]"], pad_token_id=0)
+    clip_images(rng, seen["image_size"]).save_pretrained(path)
+    write_dtype(rng, scramble(GitForCausalLM(config), rng.random_seed), path)
+    return caption_requests(load_git(path), rng.choice([{}, {"max_new_tokens": 7}, {"num_beams": 3}]))
+
+
 KINDS = {
     "clip": clip,
     "metaclip2": metaclip2,
@@ -344,6 +402,8 @@ KINDS = {
     "open-clip": open_clip,
     "vilt": vilt,
     "clipseg": clipseg,
+    "vit-gpt2": vit_gpt2,
+    "git": git,
     "owlvit": lambda r, p: owl(r, p, OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessorPil),
     "owlv2": lambda r, p: owl(r, p, Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessorPil),
 }
@@ -351,7 +411,7 @@ KINDS = {
 
 def serve_and_compare(binary, made):
     """made: {name: (folder, requests)} → how many were wrong."""
-    command = [binary, "serve", "--listen", "127.0.0.1:0", "--set", "store=memory:"]
+    command = [binary, "serve", "--listen", "127.0.0.1:0", "--set", "store=memory:", "--set", "dtype=f32"]
     for name, (folder, _) in made.items():
         command += ["--model", f"{name}={folder}"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -371,10 +431,10 @@ def serve_and_compare(binary, made):
                 except OSError as fault:
                     body = fault.read().decode() if hasattr(fault, "read") else ""
                     off, right, note = 9.0, False, f"{fault}: {body[:200]}"
-                worst = max(worst, off)
+                worst = max(worst, off or 0)
                 if not right:
                     bad += 1
-                    print(f"  OFF {name} {request['task']} {off:.2e} {note}")
+                    print(f"  OFF {name} {request['task']} {off or 0:.2e} {note}")
             print(f"{name}: {len(requests)} asked, {bad} wrong, furthest off {worst:.1e}", flush=True)
             wrong += bad
     finally:
