@@ -27,7 +27,8 @@
  *     - GELU is the exact one, unless quick_gelu (OpenAI's weights) or act_kwargs say otherwise.
  *     - ToTensor, Resize and CenterCrop are torchvision's: odd margins are rounded to even.
  *     - preprocess_cfg's size is not used: pictures always become vision_cfg's image_size.
- *   Not here  timm and Hugging Face towers inside this layout, CoCa, text pooled at the last
+ *   RoBERTa   as text tower: open_clip_roberta.h.
+ *   Not here  timm and other Hugging Face towers inside this layout, CoCa, text pooled at the last
  *             position (CLIPA), resize_mode "longest": refused by name.
  *   Ours      open_clip's own tokenizer runs ftfy and HTML unescaping first; tokenizer.json, which
  *             the layout's directories carry, does not know of that.
@@ -41,6 +42,7 @@
 #include "core/models/clip_resnet.h"
 #include "core/models/clip_towers.h"
 #include "core/models/models_internal.h"
+#include "core/models/open_clip_roberta.h"
 
 /* ---- configuration -----------------------------------------------------------------------------
  */
@@ -53,6 +55,8 @@ struct open_clip_config {
     bool pre_norm;
     struct clip_text_config text;
     bool custom_text, text_proj_bias;
+    bool is_roberta;
+    struct open_clip_roberta_config roberta; /* where it is */
 };
 
 /* Options of the layout that change what is computed and that we don't have. */
@@ -60,8 +64,8 @@ static const char *const vision_refused[] = {
     "timm_model_name",    "ls_init_value", "attentional_pool", "final_ln_after_pool", "qk_norm",
     "scaled_cosine_attn", "scale_heads",   "scale_attn_inner", "scale_attn",          "scale_fc"};
 static const char *const text_refused[] = {
-    "hf_model_name",      "ls_init_value", "embed_cls",        "no_causal_mask", "qk_norm",
-    "scaled_cosine_attn", "scale_heads",   "scale_attn_inner", "scale_attn",     "scale_fc"};
+    "ls_init_value", "embed_cls",        "no_causal_mask", "qk_norm", "scaled_cosine_attn",
+    "scale_heads",   "scale_attn_inner", "scale_attn",     "scale_fc"};
 
 static enum status refuse(const json_t *json, const char *const *keys, size_t n, struct error *err)
 {
@@ -252,13 +256,13 @@ static enum status read_text(const json_t *text, bool quick_gelu, struct open_cl
                                err);
 }
 
-static enum status read_model_cfg(const json_t *json, struct open_clip_config *config,
-                                  struct error *err)
+static enum status read_model_cfg(const struct checkpoint *checkpoint,
+                                  struct open_clip_config *config, struct error *err)
 {
     static const char *const refused[] = {"multimodal_cfg"};
     const json_t *model = NULL, *vision = NULL, *text = NULL;
     bool quick_gelu = false;
-    enum status status = config_object(json, "model_cfg", &model, err);
+    enum status status = config_object(checkpoint->config, "model_cfg", &model, err);
     if (!status && !model)
         status = error_set(err, STATUS_BAD_CHECKPOINT, "open_clip_config.json: no 'model_cfg'");
     if (!status)
@@ -279,7 +283,11 @@ static enum status read_model_cfg(const json_t *json, struct open_clip_config *c
         return status;
     if (read_vision(vision, quick_gelu, config, err))
         return error_prefix(err, "vision_cfg");
-    if (read_text(text, quick_gelu, config, err))
+    const json_t *hf_model = json_object_get(text, "hf_model_name");
+    config->is_roberta = hf_model && !json_is_null(hf_model);
+    if (config->is_roberta ? open_clip_roberta_config_load(text, checkpoint->tensors,
+                                                           config->embed_dim, &config->roberta, err)
+                           : read_text(text, quick_gelu, config, err))
         return error_prefix(err, "text_cfg");
     return STATUS_OK;
 }
@@ -348,7 +356,8 @@ struct open_clip {
     struct clip_vision vision;
     struct linear vision_projection; /* [embed_dim, vision dim] */
     struct clip_text text;
-    struct linear text_projection; /* [embed_dim, text dim] */
+    struct linear text_projection;    /* [embed_dim, text dim] */
+    struct open_clip_roberta roberta; /* in their place */
     const float *logit_scale, *logit_bias;
 };
 
@@ -359,6 +368,7 @@ static void open_clip_release(struct open_clip *clip)
     clip_resnet_release(&clip->resnet);
     clip_vision_release(&clip->vision);
     clip_text_release(&clip->text);
+    open_clip_roberta_release(&clip->roberta);
     free(clip);
 }
 
@@ -425,7 +435,7 @@ static enum status open_clip_load(struct model *model, struct error *err)
         return error_no_memory(err, "a model");
     struct open_clip_config *config = &clip->config;
     struct binder binder;
-    enum status status = read_model_cfg(model->checkpoint->config, config, err);
+    enum status status = read_model_cfg(model->checkpoint, config, err);
     if (!status)
         status = read_preprocess_cfg(model->checkpoint->config, config->image_size,
                                      &model->processor, err);
@@ -436,7 +446,10 @@ static enum status open_clip_load(struct model *model, struct error *err)
         clip_resnet_bind(&binder, &clip->resnet, &config->resnet);
     else
         bind_vision(&binder, clip);
-    bind_text(&binder, clip);
+    if (config->is_roberta)
+        open_clip_roberta_bind(&binder, &clip->roberta, &config->roberta);
+    else
+        bind_text(&binder, clip);
     bind_scalar(&binder, &clip->logit_scale, "logit_scale", false);
     bind_scalar(&binder, &clip->logit_bias, "logit_bias", true); /* trained as SigLIP */
     status = binder_finish(&binder, &model->bound);
@@ -446,7 +459,10 @@ static enum status open_clip_load(struct model *model, struct error *err)
         goto out;
     model->n_parameters = binder.n_parameters;
     model->traits.image_height = model->traits.image_width = config->image_size;
-    dual_set_traits(model, config->embed_dim, config->text.context_length, config->text.vocab_size,
+    dual_set_traits(model, config->embed_dim,
+                    config->is_roberta ? config->roberta.context_length
+                                       : config->text.context_length,
+                    config->is_roberta ? config->roberta.text.vocab_size : config->text.vocab_size,
                     clip->logit_scale, clip->logit_bias);
     model->state = clip;
     clip = NULL;
@@ -490,6 +506,12 @@ static enum status open_clip_encode_texts(const struct model *model, const struc
                                           struct error *err)
 {
     const struct open_clip *clip = model->state;
+    if (clip->config.is_roberta) {
+        enum status status = open_clip_roberta_forward(&clip->roberta, compute, texts, n, out, err);
+        if (!status)
+            nn_l2_normalize_rows(out, n, clip->config.embed_dim);
+        return status;
+    }
     float *rows = arena_array(compute->scratch, n * clip->text.config.encoder.dim, sizeof *rows);
     if (!rows)
         return error_no_memory(err, "a batch of texts");

@@ -12,6 +12,7 @@ MODELS = {
     "clip": "clip-tiny",
     "resnet": "openclip-rn-tiny",
     "vit": "openclip-vit-tiny",
+    "roberta": "openclip-roberta-tiny",
     "metaclip2": "metaclip2-tiny",
     "chinese": "chinese-clip-tiny",
     "altclip": "altclip-tiny",
@@ -30,7 +31,7 @@ MODELS = {
 }
 
 
-DUAL_ENCODERS = ("resnet", "vit", "metaclip2", "chinese", "altclip")
+DUAL_ENCODERS = ("resnet", "vit", "roberta", "metaclip2", "chinese", "altclip")
 
 
 def golden(name):
@@ -223,7 +224,8 @@ class Encoders(ServerTest):
                 ("vision_cfg", "head_width", 7, "heads"),
                 ("vision_cfg", "image_size", 0, "image_size"),
                 ("vision_cfg", "image_size", 53, "positional_embedding"),
-                ("text_cfg", "hf_model_name", "xlm-roberta-base", "hf_model_name"),
+                ("text_cfg", "hf_model_name", "google/mt5-base", "hf_model_name"),
+                ("text_cfg", "hf_model_name", "xlm-roberta-base", "text.transformer.embeddings"),
                 ("text_cfg", "pool_type", "last", "pool_type"),
                 ("text_cfg", "mlp_ratio", -1, "mlp_ratio"),
                 ("text_cfg", "width", 41, "width"),

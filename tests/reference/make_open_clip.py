@@ -16,7 +16,7 @@ from common import scramble, write_json
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import load_file, save_file
 from tokenizers_tiny import clip_bpe, probe
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, XLMRobertaTokenizer
 
 TEXTS = [
     "a photo of a cat",
@@ -57,7 +57,12 @@ def scramble_norms(model, seed):
 def load(path):
     """The model of a directory in float32, and what makes its pixels."""
     config = read_json(os.path.join(path, "open_clip_config.json"))
-    model = build(config["model_cfg"])
+    if os.path.exists(os.path.join(path, "text_config.json")):
+        from transformers import XLMRobertaConfig
+
+        model = with_roberta(config["model_cfg"], XLMRobertaConfig(**read_json(os.path.join(path, "text_config.json"))))
+    else:
+        model = build(config["model_cfg"])
     state = load_file(os.path.join(path, "open_clip_model.safetensors"))
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     size = config["model_cfg"]["vision_cfg"]["image_size"]
@@ -170,10 +175,52 @@ def vit_tiny(path):
     write_json(os.path.join(path, "open_clip_config.json"), config)
 
 
+def roberta_tiny(path):
+    """A multilingual model's layout (xlm-roberta-base-ViT-B-32): mean pooling, an MLP as projection."""
+    from make_clip_kin import xlm_roberta
+    from open_clip.hf_model import HFTextEncoder
+    from transformers import XLMRobertaConfig
+
+    tokenizer = xlm_roberta(190, 512, path)
+    config = {
+        "model_cfg": {
+            "embed_dim": 22,
+            "custom_text": True,
+            "vision_cfg": {"image_size": 30, "patch_size": 7, "layers": 2, "width": 48, "head_width": 16},
+            "text_cfg": {"hf_model_name": "xlm-roberta-base", "hf_tokenizer_name": "xlm-roberta-base",
+                         "hf_pooler_type": "mean_pooler", "context_length": 20},
+        },
+        "preprocess_cfg": {},
+    }
+    text = XLMRobertaConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=1,
+                            intermediate_size=70, max_position_embeddings=31, type_vocab_size=1, layer_norm_eps=1e-5)
+    model = with_roberta(config["model_cfg"], text)
+    model = scramble(model, 505)
+    with torch.no_grad():
+        model.logit_scale.fill_(2.6)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_file(state, os.path.join(path, "open_clip_model.safetensors"), metadata={"format": "pt"})
+    write_json(os.path.join(path, "open_clip_config.json"), config)
+    write_json(os.path.join(path, "text_config.json"), text.to_dict())  # for this script: open_clip asks the hub
+
+
+def with_roberta(model_cfg, text):
+    """open_clip's model with a text tower of these sizes, which it would ask the hub for."""
+    from open_clip.hf_model import HFTextEncoder
+
+    known = {k: v for k, v in model_cfg.items() if k != "custom_text"}
+    model = open_clip.CustomTextCLIP(**{**known, "text_cfg": {"width": 8, "heads": 1, "layers": 1, "vocab_size": 9}})
+    given = model_cfg["text_cfg"]
+    model.text = HFTextEncoder(given["hf_model_name"], model_cfg["embed_dim"], config=text,
+                               pooler_type=given["hf_pooler_type"], proj_type=given.get("hf_proj_type", "mlp"))
+    model.text.transformer.pooler = None
+    return model
+
+
 def golden(name, path, seed):
     model, preprocess, config = load(path)
     length = config["model_cfg"]["text_cfg"]["context_length"]
-    tokenizer = CLIPTokenizer.from_pretrained(path)
+    tokenizer = (XLMRobertaTokenizer if "roberta" in name else CLIPTokenizer).from_pretrained(path)
     reader = open_clip.tokenizer.HFTokenizer(path, context_length=length)
     scale = model.logit_scale.exp().item()
     out = Golden(name, seed, parameters=parameters_of(model), logit_scale_exp=scale)
@@ -214,7 +261,7 @@ def golden(name, path, seed):
     out.write()
 
 
-ALL = {"openclip-rn-tiny": (resnet_tiny, 303), "openclip-vit-tiny": (vit_tiny, 404)}
+ALL = {"openclip-rn-tiny": (resnet_tiny, 303), "openclip-vit-tiny": (vit_tiny, 404), "openclip-roberta-tiny": (roberta_tiny, 505)}
 
 
 def main():
