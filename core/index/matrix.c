@@ -60,7 +60,8 @@ static bool add_chunk(struct matrix *matrix)
         return false;
     unsigned char *chunk;
     if (matrix->n_chunks) {
-        chunk = aligned_alloc(HUGE_PAGE, (bytes + 4095) / 4096 * 4096);
+        void *memory = NULL;
+        chunk = posix_memalign(&memory, HUGE_PAGE, bytes) ? NULL : memory;
         if (chunk && bytes >= HUGE_PAGE)
             madvise(chunk, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     } else {

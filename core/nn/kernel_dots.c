@@ -41,7 +41,7 @@ INLINE vec load_f16(const uint16_t *from)
     static vec last_##form(const type *row, size_t n)                                              \
     {                                                                                              \
         type padded[LANES] = {0};                                                                  \
-        memcpy(padded, row, n * sizeof *row);                                                      \
+        memcpy(padded, row, (n & (LANES - 1)) * sizeof *row);                                      \
         return load_##form(padded);                                                                \
     }                                                                                              \
                                                                                                    \
