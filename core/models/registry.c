@@ -17,6 +17,7 @@
     ARCHITECTURE(owlvit_architecture)                                                              \
     ARCHITECTURE(owlv2_architecture)                                                               \
     ARCHITECTURE(siglip_architecture)                                                              \
+    ARCHITECTURE(siglip2_architecture)                                                             \
     ARCHITECTURE(blip_caption_architecture)                                                        \
     ARCHITECTURE(blip_vqa_architecture)                                                            \
     ARCHITECTURE(blip_match_architecture)                                                          \

@@ -1,6 +1,7 @@
 /*
  * siglip.c: SiglipModel (Zhai et al. 2023, arXiv:2303.15343), and SigLIP 2 at fixed resolution
- * (Tschannen et al. 2025, arXiv:2502.14786), whose checkpoints have the same layout.
+ * (Tschannen et al. 2025, arXiv:2502.14786), whose checkpoints have the same layout; Siglip2Model,
+ * SigLIP 2 for pictures of any shape (NaFlex).
  *
  * Reference page
  *   Tensors   vision_model.embeddings.{patch_embedding.{weight, bias}, position_embedding.weight
@@ -14,8 +15,10 @@
  *             h + mlp(layernorm(h)) → L2 norm.
  *   Text      padded to max_position_embeddings, every row sees every row, padding included; the
  *             last row → final_layer_norm → head → L2 norm.
- *   Scores    sigmoid(exp(logit_scale) · cosine + logit_bias), each label by itself.
- *   Easy to get wrong
+ *   NaFlex    a picture is resized to at most max_num_patches patches, its shape kept; its patches
+ * go through embeddings.patch_embedding.weight [d, p · p · 3] (a pixel's channels side by side),
+ * the positions are resized from their √num_patches square to its grid. Scores
+ * sigmoid(exp(logit_scale) · cosine + logit_bias), each label by itself. Easy to get wrong
  *     - The padding is seen: these checkpoints' tokenizers give no attention mask
  *       (model_input_names is ["input_ids"]), and the model was trained so.
  *     - The pad token is the tokenizer's (</s> = 1 in SigLIP, <pad> = 0 in SigLIP 2), not
@@ -29,6 +32,7 @@
 #include "core/base/size.h"
 #include "core/models/encoder.h"
 #include "core/models/models_internal.h"
+#include "core/models/siglip_naflex.h"
 #include "core/models/vit.h"
 
 /* ---- configuration -----------------------------------------------------------------------------
@@ -36,7 +40,11 @@
 
 struct siglip_config {
     struct encoder_config vision, text;
-    size_t image_size, patch_size;
+    bool is_naflex;
+    size_t image_size; /* of all pictures, where not */
+    size_t patch_size;
+    size_t grid;        /* the learned positions are grid × grid */
+    size_t max_patches; /* of a picture, where it is */
     size_t vocab_size, context_length;
     size_t projection_dim; /* text_config.projection_size; vision's hidden_size */
     int32_t pad_id;
@@ -74,13 +82,47 @@ static const struct image_processor siglip_processor = {
     .std = {0.5f, 0.5f, 0.5f},
 };
 
+/* Siglip2ImageProcessor's; its size is found for each picture. */
+static const struct image_processor naflex_processor = {
+    .do_resize = true,
+    .do_rescale = true,
+    .do_normalize = true,
+    .height = 16,
+    .width = 16,
+    .resample = RESAMPLE_BILINEAR,
+    .rescale_factor = 1.0f / 255,
+    .mean = {0.5f, 0.5f, 0.5f},
+    .std = {0.5f, 0.5f, 0.5f},
+};
+
+/* num_patches, which has to be a square. */
+static enum status read_grid(const json_t *vision, struct siglip_config *config, struct error *err)
+{
+    size_t n_patches = 256;
+    config->image_size = config->patch_size; /* there is no such key: anything that fits */
+    enum status status = config_picture(vision, &config->image_size, &config->patch_size, err);
+    if (!status)
+        status = config_size(vision, "num_patches", &n_patches, err);
+    if (status)
+        return status;
+    config->grid = (size_t)sqrt((double)n_patches);
+    if (config->grid * config->grid != n_patches)
+        return error_set(err, STATUS_BAD_CHECKPOINT, "'num_patches' %zu is not a square",
+                         n_patches);
+    return STATUS_OK;
+}
+
 static enum status read_vision(const json_t *vision, struct siglip_config *config,
                                struct error *err)
 {
     bool use_head = true;
     enum status status = encoder_config_load(vision, &config->vision, err);
-    if (!status)
+    if (!status && config->is_naflex)
+        status = read_grid(vision, config, err);
+    else if (!status)
         status = config_picture(vision, &config->image_size, &config->patch_size, err);
+    if (!status && !config->is_naflex)
+        config->grid = config->image_size / config->patch_size;
     if (!status)
         status = config_bool(vision, "vision_use_head", &use_head, err);
     if (status)
@@ -167,8 +209,10 @@ struct siglip {
     struct encoder vision;
     struct norm vision_post_norm;
     struct pooling_head head;
-    const float *token_embedding;    /* [vocab_size, text dim] */
-    const float *position_embedding; /* [context_length, text dim] */
+    const float *token_embedding;           /* [vocab_size, text dim] */
+    const float *position_embedding;        /* [context_length, text dim] */
+    const float *patch_weight, *patch_bias; /* NaFlex: as in the file */
+    float *turned_weight;                   /* owned: as vit_embedding has it */
     struct encoder text;
     struct norm text_final_norm;
     struct linear text_head;               /* [projection_dim, text dim] */
@@ -194,12 +238,19 @@ static void bind(struct binder *binder, struct siglip *siglip)
 {
     const struct siglip_config *config = &siglip->config;
     size_t d = config->vision.dim, t = config->text.dim;
-    size_t grid = config->image_size / config->patch_size;
+    size_t grid = config->grid, patch_floats = 3 * config->patch_size * config->patch_size;
 
     siglip->patches = (struct vit_embedding){
         .dim = d, .patch_size = config->patch_size, .n_positions = grid * grid};
-    bind_patch_linear(binder, &siglip->patches.patch, d, 3, config->patch_size, true,
-                      "vision_model.embeddings.patch_embedding");
+    if (config->is_naflex) {
+        bind_tensor(binder, &siglip->patch_weight, (const size_t[]){d, patch_floats, 0},
+                    "vision_model.embeddings.patch_embedding.weight");
+        bind_tensor(binder, &siglip->patch_bias, (const size_t[]){d, 0},
+                    "vision_model.embeddings.patch_embedding.bias");
+    } else {
+        bind_patch_linear(binder, &siglip->patches.patch, d, 3, config->patch_size, true,
+                          "vision_model.embeddings.patch_embedding");
+    }
     bind_tensor(binder, &siglip->patches.positions, (const size_t[]){grid * grid, d, 0},
                 "vision_model.embeddings.position_embedding.weight");
     encoder_bind(binder, &siglip->vision, &config->vision, &encoder_names_clip,
@@ -227,24 +278,73 @@ static void siglip_release(struct siglip *siglip)
         return;
     encoder_release(&siglip->vision);
     encoder_release(&siglip->text);
+    if (siglip->turned_weight)
+        linear_release(&siglip->patches.patch);
+    free(siglip->turned_weight);
     free(siglip);
 }
 
-static enum status siglip_load(struct model *model, struct error *err)
+/* NaFlex: [d, (y, x, channel)] → [d, (channel, y, x)] */
+static enum status turn_patches(struct siglip *siglip, struct error *err)
+{
+    size_t d = siglip->config.vision.dim;
+    size_t n_pixels = siglip->config.patch_size * siglip->config.patch_size;
+    float *to = siglip->turned_weight = alloc_array(d, 3 * n_pixels * sizeof *to);
+    if (!to)
+        return error_no_memory(err, "a weight");
+    for (size_t o = 0; o < d; o++)
+        for (size_t c = 0; c < 3; c++)
+            for (size_t i = 0; i < n_pixels; i++)
+                *to++ = siglip->patch_weight[(o * n_pixels + i) * 3 + c];
+    return linear_init(&siglip->patches.patch, siglip->turned_weight, DTYPE_F32, siglip->patch_bias,
+                       d, 3 * n_pixels, err);
+}
+
+/* NaFlex: what the preprocessor config says of patches. */
+static enum status read_patches(struct model *model, struct siglip_config *config,
+                                struct error *err)
+{
+    enum { PATCHES_MAX = 1 << 14 };
+    const json_t *json = model->checkpoint->preprocessor;
+    size_t patch_size = config->patch_size;
+    config->max_patches = 256;
+    enum status status = config_size(json, "patch_size", &patch_size, err);
+    if (!status)
+        status = config_size(json, "max_num_patches", &config->max_patches, err);
+    if (!status)
+        status = model_load_processor(model, &naflex_processor, 0, err);
+    if (status)
+        return status;
+    model->traits.image_height = model->traits.image_width = 0; /* as each picture has it */
+    if (patch_size != config->patch_size || config->max_patches > PATCHES_MAX ||
+        !model->processor.do_resize || model->processor.do_center_crop)
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "the preprocessor config must resize pictures to at most %d patches of "
+                         "%zu pixels",
+                         PATCHES_MAX, config->patch_size);
+    return STATUS_OK;
+}
+
+static enum status load(struct model *model, bool is_naflex, struct error *err)
 {
     struct siglip *siglip = calloc(1, sizeof *siglip);
     if (!siglip)
         return error_no_memory(err, "a model");
     siglip->config = siglip_defaults;
+    siglip->config.is_naflex = is_naflex;
     struct binder binder;
     enum status status = read_config(model, &siglip->config, err);
-    if (!status)
+    if (!status && is_naflex)
+        status = read_patches(model, &siglip->config, err);
+    else if (!status)
         status = model_load_processor(model, &siglip_processor, siglip->config.image_size, err);
     if (status)
         goto out;
     binder_init(&binder, model->checkpoint->tensors, err);
     bind(&binder, siglip);
     status = binder_finish(&binder, &model->bound);
+    if (!status && is_naflex)
+        status = turn_patches(siglip, err);
     if (status)
         goto out;
     model->n_parameters = binder.n_parameters;
@@ -257,6 +357,16 @@ out:
     return status;
 }
 
+static enum status siglip_load(struct model *model, struct error *err)
+{
+    return load(model, false, err);
+}
+
+static enum status siglip2_load(struct model *model, struct error *err)
+{
+    return load(model, true, err);
+}
+
 static void siglip_free(struct model *model)
 {
     siglip_release(model->state);
@@ -265,16 +375,17 @@ static void siglip_free(struct model *model)
 /* ---- forward -----------------------------------------------------------------------------------
  */
 
-/* rows [n · n_rows, dim] of n pictures → out [n, dim] */
+/* rows [n_total, dim] of n pictures, n_rows[i] of the i-th → out [n, dim] */
 static enum status pool(const struct siglip *siglip, const struct compute *compute,
-                        const float *rows, size_t n, size_t n_rows, float *out, struct error *err)
+                        const float *rows, const size_t *n_rows, size_t n, size_t n_total,
+                        float *out, struct error *err)
 {
     const struct encoder_config *config = &siglip->config.vision;
     const struct pooling_head *head = &siglip->head;
     size_t dim = config->dim, head_dim = dim / config->n_heads;
     struct arena *scratch = compute->scratch;
     float *q = arena_array(scratch, dim, sizeof *q);
-    float *kv = arena_array(scratch, n * n_rows, 2 * dim * sizeof *kv);
+    float *kv = arena_array(scratch, n_total, 2 * dim * sizeof *kv), *k = kv;
     float *attended = arena_array(scratch, n * dim, sizeof *attended);
     float *inner = arena_array(scratch, n * config->mlp_dim, sizeof *inner);
     struct attention_item *items = arena_array(scratch, n, sizeof *items);
@@ -282,14 +393,14 @@ static enum status pool(const struct siglip *siglip, const struct compute *compu
         return error_no_memory(err, "a forward pass's activations");
 
     nn_linear(compute, &head->q, head->probe, 1, ACTIVATION_NONE, NULL, q);
-    nn_linear(compute, &head->kv, rows, n * n_rows, ACTIVATION_NONE, NULL, kv);
-    for (size_t i = 0; i < n; i++)
+    nn_linear(compute, &head->kv, rows, n_total, ACTIVATION_NONE, NULL, kv);
+    for (size_t i = 0; i < n; k += 2 * dim * n_rows[i++])
         items[i] = (struct attention_item){.q = q,
                                            .n_q = 1,
                                            .q_stride = dim,
-                                           .k = kv + i * n_rows * 2 * dim,
-                                           .v = kv + i * n_rows * 2 * dim + dim,
-                                           .n_kv = n_rows,
+                                           .k = k,
+                                           .v = k + dim,
+                                           .n_kv = n_rows[i],
                                            .kv_stride = 2 * dim,
                                            .out = attended + i * dim,
                                            .out_stride = dim};
@@ -305,29 +416,63 @@ static enum status pool(const struct siglip *siglip, const struct compute *compu
     return STATUS_OK;
 }
 
+static enum status naflex_preprocess(const struct model *model, const struct image *image,
+                                     struct pixels *out, struct error *err)
+{
+    const struct siglip *siglip = model->state;
+    struct image_processor processor = model->processor;
+    if (!image->width || !image->height)
+        return error_set(err, STATUS_UNPROCESSABLE, "the picture has no pixels");
+    naflex_size(image->width, image->height, siglip->config.patch_size, siglip->config.max_patches,
+                &processor.width, &processor.height);
+    return image_processor_apply(&processor, image, out, err);
+}
+
+/* Each picture with the positions of its own grid. */
+static enum status naflex_embed(const struct siglip *siglip, const struct compute *compute,
+                                const struct pixels *const *pixels, const size_t *n_rows, size_t n,
+                                float *x, struct error *err)
+{
+    struct vit_embedding patches = siglip->patches;
+    size_t dim = patches.dim, p = patches.patch_size;
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < n && !status; x += dim * n_rows[i++]) {
+        float *positions = arena_array(compute->scratch, n_rows[i], dim * sizeof *positions);
+        if (!positions)
+            return error_no_memory(err, "a batch of pictures");
+        naflex_positions(siglip->patches.positions, siglip->config.grid, dim, pixels[i]->height / p,
+                         pixels[i]->width / p, positions);
+        patches.positions = positions;
+        patches.n_positions = n_rows[i];
+        status = vit_embed(&patches, compute, &pixels[i], 1, x, err);
+    }
+    return status;
+}
+
 static enum status siglip_encode_images(const struct model *model, const struct compute *compute,
                                         const struct pixels *const *pixels, size_t n,
                                         struct features **out, struct error *err)
 {
     const struct siglip *siglip = model->state;
-    size_t dim = siglip->config.vision.dim, rows_each = vit_rows(&siglip->patches, pixels[0]);
+    size_t dim = siglip->config.vision.dim, n_total = 0;
     size_t *n_rows = arena_array(compute->scratch, n, sizeof *n_rows);
-    float *x = arena_array(compute->scratch, n * rows_each, dim * sizeof *x);
     float *embeddings = arena_array(compute->scratch, n * dim, sizeof *embeddings);
-    if (!n_rows || !x || !embeddings)
+    if (!n_rows || !embeddings)
         return error_no_memory(err, "a batch of pictures");
-    for (size_t i = 0; i < n; i++) {
-        n_rows[i] = vit_rows(&siglip->patches, pixels[i]);
-        if (n_rows[i] != rows_each)
-            return error_set(err, STATUS_UNPROCESSABLE, "pictures of different sizes in a batch");
-    }
-    enum status status = vit_embed(&siglip->patches, compute, pixels, n, x, err);
+    for (size_t i = 0; i < n; i++)
+        n_total += n_rows[i] = vit_rows(&siglip->patches, pixels[i]);
+    float *x = arena_array(compute->scratch, n_total, dim * sizeof *x);
+    if (!x)
+        return error_no_memory(err, "a batch of pictures");
+    enum status status = siglip->config.is_naflex
+                             ? naflex_embed(siglip, compute, pixels, n_rows, n, x, err)
+                             : vit_embed(&siglip->patches, compute, pixels, n, x, err);
     if (!status)
         status = encoder_forward(&siglip->vision, compute, x, n_rows, n, NULL, NULL, err);
     if (status)
         return status;
-    nn_layer_norm(compute, &siglip->vision_post_norm, x, n * rows_each, x);
-    status = pool(siglip, compute, x, n, rows_each, embeddings, err);
+    nn_layer_norm(compute, &siglip->vision_post_norm, x, n_total, x);
+    status = pool(siglip, compute, x, n_rows, n, n_total, embeddings, err);
     if (status)
         return status;
     nn_l2_normalize_rows(embeddings, n, dim);
@@ -376,6 +521,17 @@ const struct architecture siglip_architecture = {
     .tasks = TASK_BIT(EMBED) | TASK_BIT(CLASSIFY),
     .load = siglip_load,
     .free = siglip_free,
+    .encode_images = siglip_encode_images,
+    .encode_texts = siglip_encode_texts,
+};
+
+const struct architecture siglip2_architecture = {
+    .name = "Siglip2Model",
+    .summary = "SigLIP 2 for pictures of any shape (NaFlex): embeddings, independent scores",
+    .tasks = TASK_BIT(EMBED) | TASK_BIT(CLASSIFY),
+    .load = siglip2_load,
+    .free = siglip_free,
+    .preprocess = naflex_preprocess,
     .encode_images = siglip_encode_images,
     .encode_texts = siglip_encode_texts,
 };

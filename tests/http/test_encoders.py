@@ -13,6 +13,7 @@ MODELS = {
     "resnet": "openclip-rn-tiny",
     "vit": "openclip-vit-tiny",
     "roberta": "openclip-roberta-tiny",
+    "naflex": "siglip2-naflex-tiny",
     "metaclip2": "metaclip2-tiny",
     "chinese": "chinese-clip-tiny",
     "altclip": "altclip-tiny",
@@ -31,7 +32,7 @@ MODELS = {
 }
 
 
-DUAL_ENCODERS = ("resnet", "vit", "roberta", "metaclip2", "chinese", "altclip")
+DUAL_ENCODERS = ("resnet", "vit", "roberta", "naflex", "metaclip2", "chinese", "altclip")
 
 
 def golden(name):

@@ -184,6 +184,34 @@ def siglip(rng, path):
     return dual_requests(write_dtype(rng, model, path), tokenizer, images, length, is_sigmoid=True)
 
 
+def siglip2(rng, path):
+    from tokenizers_tiny import unigram
+    from transformers import Siglip2Config, Siglip2Model
+    from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+    length = rng.choice([3, 12, 64])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=unigram(rng.choice([150, 300])), eos_token="</s>", pad_token="<pad>",
+                                        model_max_length=length, model_input_names=["input_ids"])
+    tokenizer.save_pretrained(path)
+    vision = {**tower(rng), "patch_size": rng.choice([1, 4, 9]), "num_patches": rng.choice([1, 9, 64])}
+    text = {**tower(rng), "vocab_size": len(tokenizer), "max_position_embeddings": length,
+            "projection_size": vision["hidden_size"]}
+    model = scramble(Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)), rng.random_seed)
+    fill_scale(rng, model)
+    images = Siglip2ImageProcessorPil(patch_size=vision["patch_size"], max_num_patches=rng.choice([1, 12, 90]), **statistics(rng))
+    images.save_pretrained(path)
+    model = write_dtype(rng, model, path)
+    requests = []
+    for text in SOME_TEXTS:
+        ids = tokenizer([text], padding="max_length", truncation=True, return_tensors="pt")
+        vector = model.get_text_features(**ids).pooler_output[0]
+        requests.append({"task": "embed", "text": text, "want": (vector / vector.norm()).tolist()})
+    for picture in PICTURES:
+        vector = model.get_image_features(**images(open_rgb(picture), return_tensors="pt")).pooler_output[0]
+        requests.append({"task": "embed", "picture": picture, "want": (vector / vector.norm()).tolist()})
+    return requests
+
+
 def open_clip_requests(path, config):
     from make_open_clip import load
     from open_clip.tokenizer import HFTokenizer
@@ -399,6 +427,7 @@ KINDS = {
     "chinese-clip": chinese_clip,
     "altclip": altclip,
     "siglip": siglip,
+    "siglip2": siglip2,
     "open-clip": open_clip,
     "vilt": vilt,
     "clipseg": clipseg,

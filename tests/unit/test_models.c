@@ -12,14 +12,14 @@
 #include "model_golden.h"
 
 static const char *const checkpoints[] = {
-    "clip-tiny",         "openclip-rn-tiny",      "openclip-vit-tiny", "clip-gelu-f16-sharded",
-    "siglip-tiny",       "siglip-spm-tiny",       "metaclip2-tiny",    "chinese-clip-tiny",
-    "altclip-tiny",      "openclip-roberta-tiny", "vit-gpt2-tiny",     "git-tiny",
-    "blip-caption-tiny", "blip-vqa-tiny",         "blip-itm-tiny",     "vilt-vqa-tiny",
-    "vilt-itr-tiny",     "vilt-nlvr2-tiny",       "vilt-mlm-tiny"};
+    "clip-tiny",     "openclip-rn-tiny",      "openclip-vit-tiny",   "clip-gelu-f16-sharded",
+    "siglip-tiny",   "siglip-spm-tiny",       "metaclip2-tiny",      "chinese-clip-tiny",
+    "altclip-tiny",  "openclip-roberta-tiny", "siglip2-naflex-tiny", "vit-gpt2-tiny",
+    "git-tiny",      "blip-caption-tiny",     "blip-vqa-tiny",       "blip-itm-tiny",
+    "vilt-vqa-tiny", "vilt-itr-tiny",         "vilt-nlvr2-tiny",     "vilt-mlm-tiny"};
 /* The first of them have a golden of each picture's features, the first of those are dual encoders.
  */
-enum { N_WITH_FEATURES = 15, N_DUAL_ENCODERS = 10 };
+enum { N_WITH_FEATURES = 16, N_DUAL_ENCODERS = 11 };
 
 /* What a picture's features are called in the goldens. */
 static const char *features_name(const struct golden *golden)
