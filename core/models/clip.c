@@ -1,6 +1,7 @@
 /*
  * clip.c: CLIPModel with vision-transformer towers (Radford et al. 2021, arXiv:2103.00020), and
- * MetaClip2Model (Chuang et al. 2025, arXiv:2507.22062), the same with a multilingual vocabulary.
+ * MetaClip2Model (Chuang et al. 2025, arXiv:2507.22062), the same with a multilingual vocabulary;
+ * and the towers alone, CLIPVisionModelWithProjection and CLIPTextModelWithProjection.
  *
  * Reference page
  *   Tensors   vision_model.embeddings.{class_embedding [d], patch_embedding.weight [d, 3, p, p] (no
@@ -18,6 +19,8 @@
  *     - Rows after the end of text see it but it does not see them: padding changes nothing, so
  *       none is added, and what follows the end is not computed.
  *     - Old config.json files have text_config_dict, vision_config_dict, which win.
+ *     - A tower alone has its config at the top level (or in its part of a whole CLIP's), and
+ *       projection_dim with it.
  *     - post_layernorm is applied to the class row only; the projections have no bias.
  */
 #include <stdlib.h>
@@ -87,6 +90,76 @@ out:
     return status;
 }
 
+/* ---- one tower alone --------------------------------------------------------------------------
+ */
+
+static enum status load_vision(struct model *model, struct error *err)
+{
+    struct clip *clip = calloc(1, sizeof *clip);
+    if (!clip)
+        return error_no_memory(err, "a model");
+    const json_t *config = model->checkpoint->config, *part = NULL;
+    struct clip_vision_config vision = clip_vision_defaults;
+    size_t e = 512;
+    struct binder binder;
+    enum status status = clip_vision_config_load(config, &vision, err);
+    if (!status)
+        status = clip_tower_config(config, "vision_config", &part, err);
+    if (!status)
+        status = config_size(part, "projection_dim", &e, err);
+    if (!status)
+        status = model_load_processor(model, &clip_processor, vision.image_size, err);
+    if (status)
+        goto out;
+    binder_init(&binder, model->checkpoint->tensors, err);
+    clip_vision_bind(&binder, &clip->vision, &vision, "", "pre_layrnorm");
+    bind_linear(&binder, &clip->vision_projection, e, vision.encoder.dim, false,
+                "visual_projection");
+    status = binder_finish(&binder, &model->bound);
+    if (status)
+        goto out;
+    model->n_parameters = binder.n_parameters;
+    model->traits.embed_dim = e;
+    model->state = clip;
+    clip = NULL;
+out:
+    clip_release(clip);
+    return status;
+}
+
+static enum status load_text(struct model *model, struct error *err)
+{
+    struct clip *clip = calloc(1, sizeof *clip);
+    if (!clip)
+        return error_no_memory(err, "a model");
+    const json_t *config = model->checkpoint->config, *part = NULL;
+    struct clip_text_config text = clip_text_defaults;
+    size_t e = 512;
+    struct binder binder;
+    enum status status = clip_text_config_load(config, &text, err);
+    if (!status)
+        status = clip_tower_config(config, "text_config", &part, err);
+    if (!status)
+        status = config_size(part, "projection_dim", &e, err);
+    if (status)
+        goto out;
+    binder_init(&binder, model->checkpoint->tensors, err);
+    clip_text_bind(&binder, &clip->text, &text, "");
+    bind_linear(&binder, &clip->text_projection, e, text.encoder.dim, false, "text_projection");
+    status = binder_finish(&binder, &model->bound);
+    if (status)
+        goto out;
+    model->n_parameters = binder.n_parameters;
+    model->traits.embed_dim = e;
+    model->traits.context_length = text.context_length;
+    model->traits.vocab_size = text.vocab_size;
+    model->state = clip;
+    clip = NULL;
+out:
+    clip_release(clip);
+    return status;
+}
+
 static enum status clip_load(struct model *model, struct error *err)
 {
     return load(model, false, err);
@@ -139,6 +212,24 @@ const struct architecture clip_architecture = {
     .load = clip_load,
     .free = clip_free,
     .encode_images = clip_encode_images,
+    .encode_texts = clip_encode_texts,
+};
+
+const struct architecture clip_vision_architecture = {
+    .name = "CLIPVisionModelWithProjection",
+    .summary = "CLIP's picture tower alone: embeddings of pictures",
+    .tasks = TASK_BIT(EMBED),
+    .load = load_vision,
+    .free = clip_free,
+    .encode_images = clip_encode_images,
+};
+
+const struct architecture clip_text_architecture = {
+    .name = "CLIPTextModelWithProjection",
+    .summary = "CLIP's text tower alone: embeddings of texts",
+    .tasks = TASK_BIT(EMBED),
+    .load = load_text,
+    .free = clip_free,
     .encode_texts = clip_encode_texts,
 };
 

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 
+#include "core/base/size.h"
 #include "core/models/models_internal.h"
 
 /* ---- configuration -----------------------------------------------------------------------------
@@ -48,11 +49,23 @@ const struct clip_text_config clip_text_defaults = {
     .eos_token_id = 49407,
 };
 
+enum status clip_tower_config(const json_t *json, const char *key, const json_t **out,
+                              struct error *err)
+{
+    static const char *const parts[] = {"vision_config", "vision_config_dict", "text_config",
+                                        "text_config_dict"};
+    for (size_t i = 0; i < ARRAY_LENGTH(parts); i++)
+        if (json_object_get(json, parts[i]))
+            return config_object_or_dict(json, key, out, err);
+    *out = json;
+    return STATUS_OK;
+}
+
 enum status clip_vision_config_load(const json_t *json, struct clip_vision_config *config,
                                     struct error *err)
 {
     const json_t *vision = NULL;
-    enum status status = config_object_or_dict(json, "vision_config", &vision, err);
+    enum status status = clip_tower_config(json, "vision_config", &vision, err);
     if (status)
         return status;
     status = encoder_config_load(vision, &config->encoder, err);
@@ -65,7 +78,7 @@ enum status clip_text_config_load(const json_t *json, struct clip_text_config *c
                                   struct error *err)
 {
     const json_t *text = NULL;
-    enum status status = config_object_or_dict(json, "text_config", &text, err);
+    enum status status = clip_tower_config(json, "text_config", &text, err);
     if (status)
         return status;
     status = encoder_config_load(text, &config->encoder, err);

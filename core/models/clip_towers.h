@@ -21,6 +21,11 @@ struct clip_text_config {
     bool ends_at_largest; /* a text's end is its largest id, whatever eos_token_id says */
 };
 
+/* A tower's part of a config.json ("vision_config", "text_config"); the whole where there are no
+ * parts: a tower stored alone. */
+enum status clip_tower_config(const json_t *json, const char *key, const json_t **out,
+                              struct error *err);
+
 /* "vision_config" and "text_config" of a config.json over what *config holds (the family's
  * defaults). ends_at_largest is set as CLIP has it: where eos_token_id is 2. */
 enum status clip_vision_config_load(const json_t *json, struct clip_vision_config *config,

@@ -9,6 +9,8 @@
 
 #define ARCHITECTURE_LIST(ARCHITECTURE)                                                            \
     ARCHITECTURE(clip_architecture)                                                                \
+    ARCHITECTURE(clip_vision_architecture)                                                         \
+    ARCHITECTURE(clip_text_architecture)                                                           \
     ARCHITECTURE(metaclip2_architecture)                                                           \
     ARCHITECTURE(chinese_clip_architecture)                                                        \
     ARCHITECTURE(altclip_architecture)                                                             \

@@ -14,6 +14,8 @@ MODELS = {
     "vit": "openclip-vit-tiny",
     "roberta": "openclip-roberta-tiny",
     "naflex": "siglip2-naflex-tiny",
+    "pictures": "clip-vision-tiny",
+    "texts": "clip-text-tiny",
     "metaclip2": "metaclip2-tiny",
     "chinese": "chinese-clip-tiny",
     "altclip": "altclip-tiny",
@@ -124,6 +126,23 @@ class Encoders(ServerTest):
                     self.assertAlmostEqual(got["score"], step["score"], delta=1e-4)
                     if step["id"] in names:
                         self.assertEqual(got["token"], names[step["id"]])
+
+    def test_a_tower_alone_embeds_its_half(self):
+        for model, kind, other in (("pictures", "image", {"text": "a"}), ("texts", "text", {"image": image_b64()})):
+            for case in cases(MODELS[model], kind):
+                if case.get("text") == "":
+                    continue
+                given = {"image": image_b64(case["picture"])} if kind == "image" else {"text": case["text"]}
+                reply = self.server.post("/v1/embeddings", {"model": model, "input": [given]})
+                self.assertEqual(reply.status, 200, reply.body)
+                self.compare(reply.json["data"][0]["embedding"],
+                             golden_floats(MODELS[model], f"{case['case']}/{kind}_embeds"))
+            self.fails(self.server.post("/v1/embeddings", {"model": model, "input": [other]}), 422, words=model)
+            self.fails(self.server.post("/v1/classify", {"model": model, "image": image_b64(), "labels": ["a", "b"]}), 422,
+                       "task_not_supported", "model", "clip")
+            mixed = self.server.post("/v1/embeddings", {"model": model, "input": [given, other]}).json["data"]
+            self.assertNotIn("error", mixed[0])
+            self.assertIn("error", mixed[1])
 
     def test_captioners_write_what_the_reference_writes(self):
         """Greedy and with beams, with and without a prompt; GIT's answers come without their questions."""

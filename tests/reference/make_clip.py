@@ -11,7 +11,8 @@ from common import PICTURES, Golden, checkpoint_dir, open_rgb, parameters_of, re
 from common import scramble, write_json
 from safetensors.torch import load_file, save_file
 from tokenizers_tiny import clip_bpe, probe, write_vocab_and_merges
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextConfig
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 TEXTS = [
     "a photo of a cat",
@@ -239,16 +240,64 @@ def golden(name, path, seed):
     out.write()
 
 
-ALL = {"clip-tiny": (clip_tiny, 101), "clip-gelu-f16-sharded": (clip_gelu, 202)}
+def vision_tower(path):
+    """A picture tower alone, with its config at the top level, as image encoders of other systems are kept."""
+    config = CLIPVisionConfig(hidden_size=42, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3, image_size=37,
+                              patch_size=8, projection_dim=19, hidden_act="gelu")
+    scramble(CLIPVisionModelWithProjection(config), 203).save_pretrained(path)
+    CLIPImageProcessorPil(size={"shortest_edge": 37}, crop_size={"height": 37, "width": 37}).save_pretrained(path)
+
+
+def text_tower(path):
+    """A text tower alone, in a whole CLIP's config, whose part counts."""
+    vocab, merges = clip_bpe(88)
+    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=21).save_pretrained(path)
+    config = CLIPTextConfig(vocab_size=len(vocab), hidden_size=36, intermediate_size=70, num_hidden_layers=2, num_attention_heads=4,
+                            max_position_embeddings=21, projection_dim=17, eos_token_id=vocab["<|endoftext|>"])
+    scramble(CLIPTextModelWithProjection(config), 204).save_pretrained(path)
+    raw = read_json(os.path.join(path, "config.json"))
+    head = {key: raw.pop(key) for key in ("architectures", "dtype", "transformers_version")}
+    write_json(os.path.join(path, "config.json"), {**head, "model_type": "clip", "projection_dim": 99, "text_config": raw})
+
+
+def golden_tower(name, path, seed):
+    if name == "clip-vision-tiny":
+        model = CLIPVisionModelWithProjection.from_pretrained(path, dtype=torch.float32).eval()
+        images = CLIPImageProcessorPil.from_pretrained(path)
+        out = Golden(name, seed, parameters=parameters_of(model))
+        for picture in PICTURES:
+            pixels = images(open_rgb(picture), return_tensors="pt")["pixel_values"]
+            with torch.no_grad():
+                unit = torch.nn.functional.normalize(model(pixels).image_embeds, dim=-1)
+            out.case(f"image:{picture}", {"pixel_values": pixels[0], "image_embeds": unit[0]}, kind="image", picture=picture)
+    else:
+        model = CLIPTextModelWithProjection.from_pretrained(path, dtype=torch.float32).eval()
+        tokenizer = CLIPTokenizer.from_pretrained(path)
+        out = Golden(name, seed, parameters=parameters_of(model))
+        out.head["tokenizer_probes"] = probe(tokenizer)
+        for i, text in enumerate(TEXTS):
+            ids = tokenizer(text, return_tensors="pt", truncation=True)
+            with torch.no_grad():
+                unit = torch.nn.functional.normalize(model(**ids).text_embeds, dim=-1)
+            out.case(f"text:{i}", {"text_embeds": unit[0]}, kind="text", text=text, input_ids=ids["input_ids"][0].tolist())
+    out.write()
+
+
+ALL = {
+    "clip-tiny": (clip_tiny, 101, golden),
+    "clip-gelu-f16-sharded": (clip_gelu, 202, golden),
+    "clip-vision-tiny": (vision_tower, 203, golden_tower),
+    "clip-text-tiny": (text_tower, 204, golden_tower),
+}
 
 
 def main():
     for name in sys.argv[1:] or ALL:
-        make, seed = ALL[name]
+        make, seed, write = ALL[name]
         path = checkpoint_dir(name)
         make(path)
         report_checkpoint(path)
-        golden(name, path, seed)
+        write(name, path, seed)
 
 
 if __name__ == "__main__":
