@@ -11,14 +11,23 @@ INLINE vec load_f32(const float *from)
     return vec_load(from);
 }
 
+#if !defined(__AVX2__)
 typedef int8_t bytes_of_vec __attribute__((vector_size(LANES)));
 typedef uint16_t halves_of_vec __attribute__((vector_size(2 * LANES)));
+#endif
 
+/* The compiler makes single numbers of __builtin_convertvector, so widths that matter say how. */
 INLINE vec load_i8(const int8_t *from)
 {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+#else
     bytes_of_vec bytes;
     memcpy(&bytes, from, sizeof bytes);
     return __builtin_convertvector(bytes, vec);
+#endif
 }
 
 INLINE vec load_f16(const uint16_t *from)
@@ -27,9 +36,13 @@ INLINE vec load_f16(const uint16_t *from)
     return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 #else
     /* Exponent and fraction moved into place give the value times 2^-112; finite only. */
+#if defined(__AVX2__)
+    ivec wide = (ivec)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+#else
     halves_of_vec halves;
     memcpy(&halves, from, sizeof halves);
     ivec wide = __builtin_convertvector(halves, ivec);
+#endif
     vec size = (vec)((wide & 0x7FFF) << 13) * 0x1p112f;
     return (vec)((ivec)size | (wide & 0x8000) << 16);
 #endif

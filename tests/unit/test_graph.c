@@ -215,6 +215,7 @@ START_TEST(removed_items_stay_away_and_results_full)
             remove_item(store, i);
     struct found found = search_for(store, 5, K, false);
     ck_assert_uint_eq(found.n, 0);
+    found_release(&found);
     put(store, 0, 1000);
     wait_indexed(store);
     ck_assert(recall(store, 100000, 20) >= 0.95);
