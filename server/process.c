@@ -36,6 +36,24 @@ static enum status default_store(char out[PATH_MAX], struct error *err)
     return STATUS_OK;
 }
 
+/* Nowhere when there is no home, or its path is too long: a cache is never what a start fails by.
+ */
+static void choose_cache(const char *setting, char out[PATH_MAX])
+{
+    const char *cache_home = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = 0;
+    if (strcmp(setting, "none") == 0)
+        out[0] = '\0';
+    else if (setting[0])
+        n = snprintf(out, PATH_MAX, "%s", setting);
+    else if (cache_home && *cache_home)
+        n = snprintf(out, PATH_MAX, "%s/vlmd", cache_home);
+    else if (home && *home)
+        n = snprintf(out, PATH_MAX, "%s/.cache/vlmd", home);
+    if (n < 0 || n >= PATH_MAX)
+        out[0] = '\0';
+}
+
 static enum status find_task(const char *text, size_t size, enum task *out, struct error *err)
 {
     for (int i = 0; i < N_TASKS; i++)
@@ -112,7 +130,11 @@ static enum status choose_dtype(const struct settings *settings, const char *nam
 static enum status expect(struct process *process, const char *name, const char *directory,
                           struct error *err)
 {
-    struct model_options options = {0};
+    enum { CACHE_BYTES_MIN = 64 << 20 };
+    struct model_options options = {
+        .cache_folder = process->cache_folder[0] ? process->cache_folder : NULL,
+        .cache_bytes_min = CACHE_BYTES_MIN,
+    };
     if (choose_dtype(&process->settings, name, &options, err))
         return err->status;
     return runtime_expect(process->runtime, name, directory, &options, err);
@@ -234,6 +256,7 @@ enum status process_open(struct process *process, struct settings *settings, uns
         .feature_cache_bytes = s->feature_cache_mb << 20,
         .kv_cache_bytes = s->kv_cache_mb << 20,
     };
+    choose_cache(s->cache_dir, process->cache_folder);
     struct api_options api_options;
     struct model_options model_options;
     if (choose_engine(s->engine, err) || choose_dtype(s, NULL, &model_options, err) ||

@@ -5,6 +5,7 @@
 #ifndef VLMD_SERVER_PROCESS_H
 #define VLMD_SERVER_PROCESS_H
 
+#include <limits.h>
 #include <stdatomic.h>
 
 #include "api/api.h"
@@ -14,6 +15,7 @@
 
 struct process {
     struct settings settings;
+    char cache_folder[PATH_MAX]; /* for converted weights; "" = none */
     struct runtime *runtime;
     struct store *store; /* NULL when a subcommand does not need it */
     struct api *api;

@@ -11,6 +11,7 @@
 #include "core/base/size.h"
 #include "core/models/models_internal.h"
 #include "core/weights/binder.h"
+#include "core/weights/cache.h"
 
 static const char *const task_names[N_TASKS] = {
 #define TASK_NAME(id, name) [TASK_##id] = name,
@@ -90,11 +91,17 @@ static enum status load(struct model *model, const char *directory,
     if (!status)
         status = open_tokenizer(model->checkpoint, &model->tokenizer, err);
     model->dtype = options->dtype_is_auto ? own_form(tensors) : options->dtype;
-    const struct weight_plan plan = {.form = model->dtype, .pool = options->pool};
+    if (model->dtype != WEIGHT_F32 && options->cache_folder &&
+        tensor_set_bytes(tensors) >= options->cache_bytes_min)
+        model->cache = weight_cache_open(options->cache_folder, directory, tensors, model->dtype,
+                                         options->pool);
+    const struct weight_plan plan = {
+        .form = model->dtype, .pool = options->pool, .cache = model->cache};
     tensor_set_plan(tensors, &plan);
     if (!status)
         status = architecture->load(model, err);
     tensor_set_plan(tensors, NULL);
+    weight_cache_finish(model->cache, !status);
     if (!status && model->dtype != WEIGHT_F32)
         tensor_set_page_out(tensors); /* the layers have copies; what is still read comes back */
     if (!status)
@@ -138,10 +145,18 @@ void model_free(struct model *model)
     if (model->architecture && model->architecture->free)
         model->architecture->free(model);
     bound_free(model->bound);
+    weight_cache_close(model->cache);
     tokenizer_free(model->tokenizer);
     checkpoint_free(model->checkpoint);
     free(model->name);
     free(model);
+}
+
+void model_page_out(const struct model *model)
+{
+    if (model->checkpoint && model->checkpoint->tensors)
+        tensor_set_page_out(model->checkpoint->tensors);
+    weight_cache_page_out(model->cache);
 }
 
 /* ---- preprocessing -----------------------------------------------------------------------------

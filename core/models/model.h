@@ -237,7 +237,8 @@ struct model {
     size_t n_parameters;
     enum weight_form dtype; /* that its layers compute in, but for those that gain nothing by it */
     struct bound *bound;
-    void *state; /* the architecture's own */
+    struct weight_cache *cache; /* what `bound` points into; or NULL */
+    void *state;                /* the architecture's own */
 };
 
 /* Opens a checkpoint directory under a name (copied). The architecture is read from config.json; an
@@ -252,8 +253,11 @@ struct model_progress {
 struct model_options {
     bool dtype_is_auto; /* as the checkpoint has it: f32 for f32; bf16 for bf16 and f16 where the
                            engine multiplies bf16 faster, else f32 */
-    enum weight_form dtype;          /* otherwise */
-    struct pool *pool;               /* that converts weights; NULL = the calling thread */
+    enum weight_form dtype;   /* otherwise */
+    struct pool *pool;        /* that converts weights; NULL = the calling thread */
+    const char *cache_folder; /* where converted weights are kept for the next start (see cache.h);
+                                 NULL = nowhere; borrowed until the model is open */
+    size_t cache_bytes_min;   /* of weights: smaller checkpoints convert in no time */
     struct model_progress *progress; /* tells any thread that looks how far loading has come; zeroed
                                         by the caller, NULL = nobody looks */
 };
@@ -263,6 +267,10 @@ struct model *model_open_as(const char *name, const char *directory,
 bool model_options_parse_dtype(struct model_options *options, const char *text);
 
 void model_free(struct model *model);
+
+/* Gives the memory that the model's files take back to the system; what is read again comes back by
+ * itself. Any thread, also while others read. */
+void model_page_out(const struct model *model);
 
 /* The registry, in order; NULL past the end. */
 const struct architecture *architecture_at(size_t i);

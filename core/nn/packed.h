@@ -21,6 +21,10 @@
 
 #include "core/nn/nn.h"
 
+/* Of this layout, and of the rules by which weights are rounded: goes up when either changes, so that
+ * what was kept in files (core/weights/cache.h) is made anew. */
+enum { PACK_VERSION = 1 };
+
 /* PACK_IN_MAX: the longest rows that are packed; longer ones stay f32. */
 enum { PACK_OUT = 16, PACK_IN = 64, PACK_IN_MAX = 16384, INT4_GROUP = 32 };
 

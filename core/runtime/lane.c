@@ -376,8 +376,7 @@ static void unload(struct lane *lane)
     lane->n_floats = 0;
     kv_store_shrink(&lane->kept, 0);
     atomic_store(&lane->stats.kv_kept_bytes, 0);
-    if (lane->model->checkpoint && lane->model->checkpoint->tensors)
-        tensor_set_page_out(lane->model->checkpoint->tensors);
+    model_page_out(lane->model);
     malloc_trim(0);
     atomic_fetch_add(&lane->stats.unloads, 1);
 }

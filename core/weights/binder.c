@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "core/base/size.h"
+#include "core/weights/cache.h"
 
 enum { NAME_BYTES_MAX = 256 };
 
@@ -214,14 +215,43 @@ static bool is_in_place(const struct tensor_view *view)
     return view->dtype == DTYPE_F32 && (uintptr_t)view->data % sizeof(float) == 0;
 }
 
+struct widen_job {
+    const char *from;
+    enum dtype dtype;
+    size_t n;
+    float *to;
+};
+
+enum { WIDEN_CHUNK = 1 << 16 };
+
+static void widen_chunk(void *context, size_t i)
+{
+    const struct widen_job *job = context;
+    size_t at = i * WIDEN_CHUNK, left = job->n - at;
+    dtype_to_f32(job->from + at * dtype_size(job->dtype), job->dtype,
+                 left < WIDEN_CHUNK ? left : WIDEN_CHUNK, job->to + at);
+}
+
+/* n elements as f32 that live as long as the model, or NULL and a fault. */
+static float *widened(struct binder *binder, const void *from, enum dtype dtype, size_t n)
+{
+    struct widen_job job = {from, dtype, n, own_floats(binder, n)};
+    size_t n_chunks = (n + WIDEN_CHUNK - 1) / WIDEN_CHUNK;
+    if (!job.to)
+        return NULL;
+    if (binder->plan->pool && n_chunks > 1)
+        pool_run(binder->plan->pool, n_chunks, widen_chunk, &job);
+    else
+        for (size_t i = 0; i < n_chunks; i++)
+            widen_chunk(&job, i);
+    return job.to;
+}
+
 static const float *as_f32(struct binder *binder, const struct tensor_view *view)
 {
     if (is_in_place(view))
         return view->data;
-    float *converted = own_floats(binder, view->n_elements);
-    if (converted)
-        dtype_to_f32(view->data, view->dtype, view->n_elements, converted);
-    return converted;
+    return widened(binder, view->data, view->dtype, view->n_elements);
 }
 
 static size_t count_dims(const size_t *dims)
@@ -271,40 +301,109 @@ bool bind_optional(struct binder *binder, const float **out, const size_t *dims,
 /* ---- layers ------------------------------------------------------------------------------------
  */
 
-/* The plan's form of a weight in memory that `owned` keeps, or NULL where it stays f32: too small
- * to gain by it, too long, or no memory for it (a fault). */
-static const void *pack(struct binder *binder, struct owned *owned, const void *weight,
-                        enum dtype dtype, size_t n_out, size_t n_in, enum weight_form *form)
+/* Which weight it is, for the cache: its shape and some of its bytes. */
+static uint64_t source_of(const struct tensor_view *view)
 {
-    enum { SMALL = 16 };
-    const struct weight_plan *plan = binder->plan;
-    *form = plan->form;
-    size_t size = linear_packed_bytes(*form, n_out, n_in);
-    if (size == 0 || n_out < SMALL || n_in < SMALL)
-        return NULL;
-    owned->data = aligned_alloc(64, size);
-    if (owned->data &&
-        linear_pack(plan->pool, *form, weight, dtype, n_out, n_in, owned->data) > INT8_ERROR_MAX) {
-        *form = WEIGHT_BF16;
-        free(owned->data);
-        owned->data = aligned_alloc(64, linear_packed_bytes(*form, n_out, n_in));
-        if (owned->data)
-            linear_pack(plan->pool, *form, weight, dtype, n_out, n_in, owned->data);
+    enum { SAMPLES = 16 };
+    size_t each = dtype_size(view->dtype), bytes = view->n_elements * each;
+    uint64_t hash = view->n_elements * 8 + (uint64_t)view->dtype;
+    for (size_t i = 0; i < SAMPLES && bytes >= sizeof hash; i++) {
+        uint64_t word;
+        memcpy(&word,
+               (const char *)view->data + (bytes - sizeof word) / (SAMPLES - 1) * i / each * each,
+               sizeof word);
+        hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
     }
-    if (!owned->data)
-        binder->status = error_no_memory(binder->err, "converted weights");
-    return owned->data;
+    return hash;
 }
 
-/* A layer, kept for bound_free(). True: it does not read `weight` any more. */
-static bool keep_linear(struct binder *binder, struct linear *out, const void *weight,
-                        enum dtype dtype, const float *bias, size_t n_out, size_t n_in)
+/* A layer's weight: what it is made of, and where it is once it has been laid out. */
+struct source {
+    uint64_t id;
+    const void *weight;
+    enum dtype dtype;
+    size_t n_out, n_in;
+};
+
+/* Small layers gain nothing by being packed, and very long rows cannot be. */
+static bool is_packed(const struct binder *binder, size_t n_out, size_t n_in)
+{
+    enum { SMALL = 16 };
+    return n_out >= SMALL && n_in >= SMALL && linear_packed_bytes(binder->plan->form, n_out, n_in);
+}
+
+/* From the cache, before anything is laid out. */
+static const void *find_packed(struct binder *binder, const struct source *source,
+                               enum weight_form *form)
+{
+    return is_packed(binder, source->n_out, source->n_in)
+               ? weight_cache_find(binder->plan->cache, source->id, source->n_out, source->n_in,
+                                   form)
+               : NULL;
+}
+
+/* Room for a packed weight: in a cache that is being made, or (owned->data) in memory. */
+static void *room_for(struct binder *binder, struct owned *owned, size_t bytes)
+{
+    void *room = weight_cache_reserve(binder->plan->cache, bytes);
+    return room ? room : (owned->data = aligned_alloc(64, bytes));
+}
+
+/* The weight packed by the plan; NULL where it stays f32 or (a fault) there was no memory. */
+static const void *pack(struct binder *binder, struct owned *owned, const struct source *source,
+                        enum weight_form *form)
+{
+    const struct weight_plan *plan = binder->plan;
+    size_t n_out = source->n_out, n_in = source->n_in;
+    *form = plan->form;
+    if (!is_packed(binder, n_out, n_in))
+        return NULL;
+    void *room = room_for(binder, owned, linear_packed_bytes(*form, n_out, n_in));
+    if (room && linear_pack(plan->pool, *form, source->weight, source->dtype, n_out, n_in, room) >
+                    INT8_ERROR_MAX) {
+        *form = WEIGHT_BF16;
+        free(owned->data);
+        owned->data = NULL;
+        room = room_for(binder, owned, linear_packed_bytes(*form, n_out, n_in));
+        if (room)
+            linear_pack(plan->pool, *form, source->weight, source->dtype, n_out, n_in, room);
+    }
+    if (!room)
+        binder->status = error_no_memory(binder->err, "converted weights");
+    else if (!owned->data)
+        weight_cache_add(plan->cache, source->id, n_out, n_in, *form);
+    return room;
+}
+
+/* A layer over a weight that the cache has. */
+static bool keep_found(struct binder *binder, struct linear *out, const struct source *source,
+                       const float *bias)
+{
+    enum weight_form form;
+    const void *packed = binder->status ? NULL : find_packed(binder, source, &form);
+    struct owned *owned = packed ? own(binder) : NULL;
+    if (!owned)
+        return false;
+    linear_init_packed(&owned->linear, form, packed, bias, source->n_out, source->n_in);
+    *out = owned->linear;
+    return true;
+}
+
+/* A layer, kept for bound_free(). True: it does not read source->weight any more. */
+static bool keep_linear(struct binder *binder, struct linear *out, const struct source *source,
+                        const float *bias)
 {
     struct owned *owned = own(binder);
     if (!owned)
         return false;
     enum weight_form form;
-    const void *packed = pack(binder, owned, weight, dtype, n_out, n_in, &form);
+    size_t n_out = source->n_out, n_in = source->n_in;
+    const void *packed = pack(binder, owned, source, &form), *weight = source->weight;
+    enum dtype dtype = source->dtype;
+    if (!packed && !binder->status && dtype != DTYPE_F32) { /* linear_init() has one thread */
+        weight = widened(binder, weight, dtype, n_out * n_in);
+        dtype = DTYPE_F32;
+    }
     if (packed)
         linear_init_packed(&owned->linear, form, packed, bias, n_out, n_in);
     else if (!binder->status)
@@ -312,6 +411,13 @@ static bool keep_linear(struct binder *binder, struct linear *out, const void *w
     if (!binder->status)
         *out = owned->linear;
     return packed != NULL;
+}
+
+static void find_or_keep(struct binder *binder, struct linear *out, const struct source *source,
+                         const float *bias)
+{
+    if (!keep_found(binder, out, source, bias) && !binder->status)
+        keep_linear(binder, out, source, bias);
 }
 
 static void bind_shaped_linear(struct binder *binder, struct linear *out, const size_t *dims,
@@ -322,7 +428,9 @@ static void bind_shaped_linear(struct binder *binder, struct linear *out, const 
     if (bias)
         bind_f32(binder, &bias_data, bias, dims, 1);
     if (view && !binder->status)
-        keep_linear(binder, out, view->data, view->dtype, bias_data, dims[0], n_in);
+        find_or_keep(binder, out,
+                     &(struct source){source_of(view), view->data, view->dtype, dims[0], n_in},
+                     bias_data);
 }
 
 void bind_linear_tensors(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
@@ -335,17 +443,26 @@ void bind_linear_transposed(struct binder *binder, struct linear *out, size_t n_
                             const char *weight, const char *bias)
 {
     const struct tensor_view *view = find(binder, weight, (const size_t[]){n_in, n_out}, 2);
-    const float *bias_data = NULL, *from = view ? as_f32(binder, view) : NULL;
+    const float *bias_data = NULL;
     if (bias)
         bind_f32(binder, &bias_data, bias, &n_out, 1);
-    float *turned = from && !binder->status ? own_floats(binder, view->n_elements) : NULL;
-    if (!turned || binder->status)
+    if (!view || binder->status)
+        return;
+    struct source source = {source_of(view), NULL, DTYPE_F32, n_out, n_in};
+    if (keep_found(binder, out, &source, bias_data))
+        return;
+    const float *from = as_f32(binder, view);
+    float *turned = from ? own_floats(binder, view->n_elements) : NULL;
+    if (!turned)
         return;
     for (size_t i = 0; i < n_in; i++)
         for (size_t o = 0; o < n_out; o++)
             turned[o * n_in + i] = from[i * n_out + o];
-    if (keep_linear(binder, out, turned, DTYPE_F32, bias_data, n_out, n_in))
+    source.weight = turned;
+    if (keep_linear(binder, out, &source, bias_data))
         drop_floats(binder, turned);
+    if (from != view->data)
+        drop_floats(binder, from);
 }
 
 void bind_conv_norm(struct binder *binder, struct conv2d *out, struct conv2d_shape shape, float eps,
@@ -379,10 +496,14 @@ void bind_conv_norm(struct binder *binder, struct conv2d *out, struct conv2d_sha
         conv2d_init(&owned->conv, shape, view->data, view->dtype, NULL, &folded, binder->err);
     if (binder->status)
         return;
+    /* folding costs little beside packing, so it is done either way */
     struct linear *linear = &owned->conv.linear;
+    const struct source source = {source_of(view), linear->weight, DTYPE_F32, linear->n_out,
+                                  linear->n_in};
     enum weight_form form;
-    const void *packed =
-        pack(binder, owned, linear->weight, DTYPE_F32, linear->n_out, linear->n_in, &form);
+    const void *packed = find_packed(binder, &source, &form);
+    if (!packed)
+        packed = pack(binder, owned, &source, &form);
     if (packed) {
         free(linear->owned);
         linear_init_packed(linear, form, packed, linear->bias, linear->n_out, linear->n_in);
@@ -398,8 +519,12 @@ void bind_linear_rows(struct binder *binder, struct linear *out, size_t n_total,
     const float *bias_data = NULL;
     bind_f32(binder, &bias_data, bias, &n_total, 1);
     if (view && !binder->status) /* first + n_out ≤ n_total is the caller's */
-        keep_linear(binder, out, (const char *)view->data + first * n_in * dtype_size(view->dtype),
-                    view->dtype, bias_data + first, n_out, n_in);
+        find_or_keep(
+            binder, out,
+            &(struct source){source_of(view) + first,
+                             (const char *)view->data + first * n_in * dtype_size(view->dtype),
+                             view->dtype, n_out, n_in},
+            bias_data + first);
 }
 
 void bind_linear(struct binder *binder, struct linear *out, size_t n_out, size_t n_in,
@@ -450,6 +575,7 @@ void bind_linear_fused(struct binder *binder, struct linear *out, const size_t *
     if (!fine || n_names == 0 || n_names > PARTS_MAX)
         return;
     size_t n_out = 0, n_weights = 0;
+    uint64_t id = n_names;
     bool adjacent = true;
     for (size_t i = 0; i < n_names; i++) {
         snprintf(full, sizeof full, "%s%s.weight", base, names[i]);
@@ -463,23 +589,25 @@ void bind_linear_fused(struct binder *binder, struct linear *out, const size_t *
         adjacent = adjacent && is_in_place(weights[i]) &&
                    (i == 0 || (const float *)weights[i - 1]->data + weights[i - 1]->n_elements ==
                                   (const float *)weights[i]->data);
+        id = id * 31 + source_of(weights[i]);
         n_out += n_outs[i];
         n_weights += weights[i]->n_elements;
     }
     float *bias = with_bias ? own_floats(binder, n_out) : NULL;
-    float *joined = adjacent || binder->status ? NULL : own_floats(binder, n_weights);
     if (binder->status)
         return;
-    for (size_t i = 0, at = 0, row = 0; i < n_names; i++) {
-        if (joined)
-            dtype_to_f32(weights[i]->data, weights[i]->dtype, weights[i]->n_elements, joined + at);
-        if (bias)
-            dtype_to_f32(biases[i]->data, biases[i]->dtype, n_outs[i], bias + row);
-        at += weights[i]->n_elements;
-        row += n_outs[i];
-    }
-    if (keep_linear(binder, out, joined ? (const void *)joined : weights[0]->data, DTYPE_F32, bias,
-                    n_out, n_in))
+    for (size_t i = 0, row = 0; i < n_names && bias; row += n_outs[i++])
+        dtype_to_f32(biases[i]->data, biases[i]->dtype, n_outs[i], bias + row);
+    struct source source = {id, weights[0]->data, DTYPE_F32, n_out, n_in};
+    if (keep_found(binder, out, &source, bias))
+        return;
+    float *joined = adjacent ? NULL : own_floats(binder, n_weights);
+    if (binder->status)
+        return;
+    for (size_t i = 0, at = 0; i < n_names && joined; at += weights[i++]->n_elements)
+        dtype_to_f32(weights[i]->data, weights[i]->dtype, weights[i]->n_elements, joined + at);
+    source.weight = joined ? (const void *)joined : weights[0]->data;
+    if (keep_linear(binder, out, &source, bias))
         drop_floats(binder, joined);
 }
 

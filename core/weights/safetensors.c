@@ -33,6 +33,7 @@ struct map {
     char *file_name;
     unsigned char *base;
     size_t size;
+    uint64_t identity; /* by what the file system tells */
 };
 
 struct entry {
@@ -98,6 +99,8 @@ static enum status map_file(const char *directory, const char *file_name, struct
         goto out;
     }
     map.size = (size_t)info.st_size;
+    map.identity = ((uint64_t)info.st_ino * 31 + (uint64_t)info.st_size) * 31 +
+                   (uint64_t)info.st_mtim.tv_sec * 1000000007 + (uint64_t)info.st_mtim.tv_nsec;
     void *base = mmap(NULL, map.size, PROT_READ, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED) {
         status = error_set(err, STATUS_IO, "%s: cannot be mapped: %s", path, strerror(errno));
@@ -526,4 +529,12 @@ void tensor_set_plan(struct tensor_set *set, const struct weight_plan *plan)
 const struct weight_plan *tensor_set_planned(const struct tensor_set *set)
 {
     return set->plan;
+}
+
+uint64_t tensor_set_identity(const struct tensor_set *set)
+{
+    uint64_t identity = set->fingerprint;
+    for (size_t i = 0; i < set->n_maps; i++)
+        identity = (identity ^ set->maps[i].identity) * 0x9E3779B97F4A7C15u;
+    return identity;
 }

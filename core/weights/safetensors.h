@@ -32,9 +32,11 @@ struct tensor_set;
 /* What a set's linear layers are to be kept in, for who binds them (see binder.h): asked for by who
  * opens a model, carried here past the architecture's own code. Borrowed, and needed while the set
  * is bound alone; NULL (the default) is f32. */
+struct weight_cache;
 struct weight_plan {
     enum weight_form form;
-    struct pool *pool; /* that converts; NULL = the calling thread */
+    struct pool *pool;          /* that converts; NULL = the calling thread */
+    struct weight_cache *cache; /* where packed weights may be found and left; NULL = none */
 };
 void tensor_set_plan(struct tensor_set *set, const struct weight_plan *plan);
 const struct weight_plan *tensor_set_planned(const struct tensor_set *set);
@@ -66,5 +68,8 @@ void tensor_set_note_use(const struct tensor_set *set, const struct tensor_view 
 /* 64 bits over all headers and samples of the data: the same weights give the same number on every
  * machine, cheaply (a start must not read gigabytes). */
 uint64_t tensor_set_fingerprint(const struct tensor_set *set);
+/* The same and what the file system tells of the files (inode, size, time of change): changes
+ * whenever they might have. */
+uint64_t tensor_set_identity(const struct tensor_set *set);
 
 #endif
