@@ -275,7 +275,8 @@ enum status model_tokenize(const struct model *model, enum task task, const char
 enum status tokenize_after(const struct model *model, int32_t start_id, const char *text,
                            size_t size, struct tokens *out, struct error *err)
 {
-    struct encode_options options = {.max_length = model->traits.context_length - 1};
+    size_t n_max = model->traits.context_length; /* the start, the text, and one more at least */
+    struct encode_options options = {.max_length = n_max > 2 ? n_max - 2 : 0};
     struct tokens tokens = {0};
     if (size && options.max_length) {
         enum status status = tokenizer_encode(model->tokenizer, text, size, &options, &tokens, err);

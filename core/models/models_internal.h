@@ -27,8 +27,8 @@ enum status model_load_processor(struct model *model, const struct image_process
 enum status features_split(const float *rows, size_t n, size_t dim, struct features **out,
                            struct error *err);
 
-/* A decoder's start token and the text's own after it, without special tokens, cut at
- * context_length; an empty text leaves the start token. */
+/* A decoder's start token and the text's own after it, without special tokens, cut so that
+ * context_length has room for a token after them; an empty text leaves the start token. */
 enum status tokenize_after(const struct model *model, int32_t start_id, const char *text,
                            size_t size, struct tokens *out, struct error *err);
 

@@ -171,6 +171,8 @@ class Encoders(ServerTest):
                                      "labels": ["a", long]}, "labels") for model in dual]
         asked += [
             ("/v1/caption", {"model": "blip-caption", "image": picture, "prompt": long}, "prompt"),
+            ("/v1/caption", {"model": "vit-gpt2", "image": picture, "prompt": long}, "prompt"),
+            ("/v1/vqa", {"model": "git", "image": picture, "question": long}, "question"),
             ("/v1/vqa", {"model": "blip-vqa", "image": picture, "question": long}, "question"),
             ("/v1/vqa", {"model": "answerer", "image": picture, "question": long}, "question"),
             ("/v1/vqa", {"model": "reasoner", "images": [picture, picture], "question": long}, "question"),
