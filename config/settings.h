@@ -27,7 +27,7 @@
     SETTING(text,   embedded_dir,       "",     "where the embedded models are; empty = where they were installed") \
     SETTING(list,   default_model,      "",     "TASK=NAME: which model answers a task when a request names none; may be repeated") \
     SETTING(text,   store,              "",     "where collections are kept: sqlite:PATH, postgresql://USER:PASSWORD@HOST/DATABASE (shared by several servers) or memory:; empty = sqlite:<data home>/vlmd/collections.db") \
-    SETTING(number, graph_from,         "100000", "collections of so many items in a SQLite file are searched over a graph, not exactly; 0 = never") \
+    SETTING(number, graph_from,         "100000", "collections of so many items are searched over a graph, not exactly; 0 = never") \
     SETTING(text,   hub_url,            "https://huggingface.co", "where `vlmd pull` finds checkpoints") \
     SETTING(number, threads,            "0",    "threads of forward passes; 0 = the cores (and cgroup quota) there are") \
     SETTING(text,   engine,             "auto", "kernels of forward passes: auto (the best that the chip has), amx, avx512bf16, avx512vnni, avx512, avx2, portable or openblas") \

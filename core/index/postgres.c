@@ -14,7 +14,7 @@
  * An item's metadata is kept twice: as the text that was sent, which is what comes back, and as
  * `facts`, jsonb written by our own JSON library, which is what filters look at.
  *
- * Search orders by the inner product: exactly where a collection is small (see enough_for_index()),
+ * Search orders by the inner product: exactly where a collection is small,
  * by its graph index where there is one; where the index gives too few (a rare filter, many removed
  * items), exactly again, so that top_k is full.
  */
@@ -76,8 +76,8 @@ static enum status read_collection(const PGresult *result, int row, struct colle
 }
 
 /* out (may be NULL) is the caller's to release. */
-static enum status find(struct link *link, const char *name, struct target *target,
-                        struct collection *out, struct error *err)
+static enum status find(const struct link_pool *pool, struct link *link, const char *name,
+                        struct target *target, struct collection *out, struct error *err)
 {
     if (!utf8_valid(name, strlen(name)))
         return no_collection(name, err);
@@ -93,9 +93,10 @@ static enum status find(struct link *link, const char *name, struct target *targ
     if (!PQntuples(result)) {
         status = no_collection(name, err);
     } else {
-        *target =
-            (struct target){column_integer(result, 0, 0), (size_t)column_integer(result, 0, 4),
-                            (size_t)column_integer(result, 0, 9)};
+        target->key = column_integer(result, 0, 0);
+        target->dim = (size_t)column_integer(result, 0, 4);
+        target->is_indexed = links_want_index(pool, (enum metric)column_integer(result, 0, 5),
+                                              target->dim, (size_t)column_integer(result, 0, 9));
         if (out)
             status = read_collection(result, 0, out, err);
     }
@@ -110,7 +111,7 @@ struct link *postgres_lease_for(void *state, const char *name, struct target *ta
 {
     for (;;) {
         struct link *link = links_lease(state, err);
-        if (!link || !find(link, name, target, out, err))
+        if (!link || !find(state, link, name, target, out, err))
             return link;
         bool again = link->broken && link->was_idle && clock_ns() < link->deadline_ns;
         links_return(state, link);
@@ -229,7 +230,7 @@ static enum status postgres_create(void *state, const struct collection *setting
     bool made = false;
     enum status status = insert_collection(link, settings, &made, err);
     if (!status && !made) {
-        status = find(link, settings->name, &target, &there, err);
+        status = find(state, link, settings->name, &target, &there, err);
         if (!status)
             status = store_check_same(&there, settings, err);
     }
@@ -286,14 +287,15 @@ static enum status postgres_drop(void *state, const char *name, struct error *er
 /* ---- the driver
  * ------------------------------------------------------------------------------------------- */
 
-static void *open_with(const char *scheme, const char *rest, struct error *err)
+static void *open_with(const char *scheme, const char *rest, const struct store_options *options,
+                       struct error *err)
 {
     char *uri;
     if (asprintf(&uri, "%s:%s", scheme, rest) < 0) {
         error_no_memory(err, "the store");
         return NULL;
     }
-    struct link_pool *pool = links_open(uri, err);
+    struct link_pool *pool = links_open(uri, options->graph_from, err);
     free(uri);
     return pool;
 }
@@ -301,14 +303,12 @@ static void *open_with(const char *scheme, const char *rest, struct error *err)
 static void *postgresql_open(const char *rest, const struct store_options *options,
                              struct error *err)
 {
-    (void)options; /* the database has its own processors */
-    return open_with("postgresql", rest, err);
+    return open_with("postgresql", rest, options, err);
 }
 
 static void *postgres_open(const char *rest, const struct store_options *options, struct error *err)
 {
-    (void)options;
-    return open_with("postgres", rest, err);
+    return open_with("postgres", rest, options, err);
 }
 
 static void postgres_close(void *state)

@@ -28,7 +28,6 @@ enum {
     POSTGRES_LINKS_MAX = 8,         /* connections of one process, beside two for upkeep */
     POSTGRES_PREPARED_MAX = 128,    /* statements prepared on one link; then all are let go */
     POSTGRES_PARAMETERS_MAX = 2048, /* of one statement */
-    POSTGRES_INDEX_FROM = 20000,    /* items from which a collection gets a graph index */
     POSTGRES_INDEX_DIM_MAX =
         2000,                 /* pgvector indexes no longer vectors: those are searched exactly */
     POSTGRES_DIM_MAX = 16000, /* pgvector keeps no longer ones */
@@ -121,7 +120,7 @@ enum status schema_check(struct link *link, struct error *err);
 
 struct link_pool;
 /* Tries the database once: away is no failure (see links_state), a database that will not do is. */
-struct link_pool *links_open(const char *uri, struct error *err);
+struct link_pool *links_open(const char *uri, size_t graph_from, struct error *err);
 void links_close(struct link_pool *pool);
 /* STATUS_UNAVAILABLE with the reason, at once while the database is known to be away. */
 struct link *links_lease(struct link_pool *pool, struct error *err);
@@ -129,6 +128,8 @@ struct link *links_lease(struct link_pool *pool, struct error *err);
 void links_return(struct link_pool *pool, struct link *link);
 /* Never blocks: STATUS_OK, or why the database is away. */
 enum status links_state(struct link_pool *pool, struct error *err);
+/* Whether a collection gets a graph index: of cosines, not too long, graph_from items or more. */
+bool links_want_index(const struct link_pool *pool, enum metric metric, size_t dim, size_t count);
 /* A collection has grown and is big enough for an index, if it has none. */
 void links_note_growth(struct link_pool *pool);
 
@@ -137,7 +138,8 @@ void links_note_growth(struct link_pool *pool);
 /* A collection, as the first statement of a call found it. */
 struct target {
     int64_t key;
-    size_t dim, count;
+    size_t dim;
+    bool is_indexed; /* it is big enough for a graph index, and of a kind that gets one */
 };
 
 /* Leases a link and looks the collection up (out may be NULL, else is to be released); NULL:

@@ -160,7 +160,7 @@ enum status postgres_put(void *state, const char *collection, size_t dim, const 
     links_return(state, link);
     if (status)
         return postgres_translate(status, collection, err);
-    if (fresh && target.count + fresh >= POSTGRES_INDEX_FROM)
+    if (fresh)
         links_note_growth(state);
     *added = fresh;
     *updated = n - fresh;

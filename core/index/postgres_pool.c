@@ -38,6 +38,7 @@ enum {
 
 struct link_pool {
     char *uri;
+    size_t graph_from; /* items; 0 = never */
     pthread_t keeper, builder;
     bool has_keeper, has_builder;
     atomic_bool stop;
@@ -224,7 +225,7 @@ static void *keeper_main(void *argument)
 
 /* A collection that is big enough and has no index that can be used. */
 static const char wanting_sql[] =
-    "SELECT c.key FROM vlmd.collections c WHERE c.dim <= $1"
+    "SELECT c.key FROM vlmd.collections c WHERE c.dim <= $1 AND c.metric = $3"
     " AND (SELECT sum(n) FROM vlmd.counts WHERE collection = c.key) >= $2"
     " AND NOT EXISTS (SELECT FROM pg_index i"
     "  WHERE i.indexrelid = to_regclass('vlmd.items_' || c.key || '_vector') AND i.indisvalid)"
@@ -256,7 +257,7 @@ static enum status make_index(struct link *link, int64_t key, struct error *err)
         return err->status;
     snprintf(sql, sizeof sql,
              "CREATE INDEX CONCURRENTLY items_%lld_vector ON vlmd.items_%lld"
-             " USING hnsw (vector vector_ip_ops) WITH (m = 16, ef_construction = 128)",
+             " USING hnsw (vector vector_ip_ops) WITH (m = 24, ef_construction = 128)",
              (long long)key, (long long)key);
     return link_run(link, NULL, sql, NULL, NULL, err);
 }
@@ -303,7 +304,8 @@ static bool build_wanting(struct link_pool *pool)
     PGresult *result = NULL;
     parameters_init(&parameters);
     bind_integer(&parameters, POSTGRES_INDEX_DIM_MAX);
-    bind_integer(&parameters, POSTGRES_INDEX_FROM);
+    bind_integer(&parameters, (int64_t)pool->graph_from);
+    bind_integer(&parameters, METRIC_COSINE);
     enum status status = link_run(link, NULL, "SET statement_timeout = 0", NULL, NULL, &err);
     if (!status)
         status = link_run(link, NULL, wanting_sql, &parameters, &result, &err);
@@ -329,7 +331,8 @@ static void *builder_main(void *argument)
         wait_ms(&pool->stopping, &pool->mutex, BUILDER_TICK_MS);
         if (atomic_load(&pool->stop))
             break;
-        if (pool->away || !((fine && pool->has_grown) || tick % BUILDER_TICKS == 0))
+        if (pool->away || !pool->graph_from ||
+            !((fine && pool->has_grown) || tick % BUILDER_TICKS == 0))
             continue;
         pool->has_grown = false;
         pthread_mutex_unlock(&pool->mutex);
@@ -338,6 +341,12 @@ static void *builder_main(void *argument)
     }
     pthread_mutex_unlock(&pool->mutex);
     return NULL;
+}
+
+bool links_want_index(const struct link_pool *pool, enum metric metric, size_t dim, size_t count)
+{
+    return pool->graph_from && count >= pool->graph_from && metric == METRIC_COSINE &&
+           dim <= POSTGRES_INDEX_DIM_MAX;
 }
 
 void links_note_growth(struct link_pool *pool)
@@ -383,7 +392,7 @@ static bool is_uri(const char *uri)
     return options;
 }
 
-struct link_pool *links_open(const char *uri, struct error *err)
+struct link_pool *links_open(const char *uri, size_t graph_from, struct error *err)
 {
     if (!is_uri(uri)) { /* libpq's own words may hold the password */
         error_set_param(err, STATUS_BAD_CONFIG, "store",
@@ -404,6 +413,7 @@ struct link_pool *links_open(const char *uri, struct error *err)
     pthread_cond_init(&pool->woken, &attributes);
     pthread_cond_init(&pool->stopping, &attributes);
     pthread_condattr_destroy(&attributes);
+    pool->graph_from = graph_from;
     pool->uri = strdup(uri);
     if (!pool->uri) {
         error_no_memory(err, "the store");

@@ -19,14 +19,6 @@ enum {
  * -----------------------------------------------------------------------------------------------
  */
 
-/* Whether a graph search may answer (by then there is an index, or PostgreSQL looks at every row).
- */
-static bool enough_for_index(const struct target *target, const struct search *search)
-{
-    return !search->exact && target->count >= POSTGRES_INDEX_FROM &&
-           target->dim <= POSTGRES_INDEX_DIM_MAX && search->top_k <= INDEX_TOP_K_MAX;
-}
-
 struct query {
     const float *vector; /* [dim] */
     const struct search *search;
@@ -148,7 +140,8 @@ enum status postgres_search(void *state, const char *collection, const struct se
         struct query query = {.vector = search->vectors + i * target.dim,
                               .search = search,
                               .filter = filter,
-                              .by_index = enough_for_index(&target, search),
+                              .by_index = target.is_indexed && !search->exact &&
+                                          search->top_k <= INDEX_TOP_K_MAX,
                               .limit = search->top_k,
                               .bytes = bytes};
         status = find_nearest(link, &target, &query, &out[i], err);

@@ -46,7 +46,7 @@ class Shared(ServerTest):
     @classmethod
     def setUpClass(cls):
         database.sql("DROP SCHEMA IF EXISTS vlmd CASCADE", "vlmd")
-        cls.replicas = together(2, lambda i: replica())
+        cls.replicas = together(2, lambda i: replica(graph_from=5000))
         cls.server = cls.replicas[0]
 
     @classmethod
@@ -139,14 +139,14 @@ class Shared(ServerTest):
             found = self.ask(1, "POST", "/v1/collections/big/search", {"vector": [0.3, -0.2, 0.5, 0.1], "top_k": top_k})
             return [one["id"] for one in found["results"][:100]]
 
-        for first in range(0, 19000, 1000):
+        for first in range(0, 4000, 1000):
             add(first)
         time.sleep(2.5)
         self.assertFalse(has_index())
-        add(19000)
+        add(4000)
         wait_until(has_index, "the index is built")
-        self.assertEqual(self.ask(0, "GET", "/v1/collections/big")["indexed"], 20000)
-        add(20000)
+        self.assertEqual(self.ask(0, "GET", "/v1/collections/big")["indexed"], 5000)
+        add(5000)
         self.assertEqual(len(ids(100)), 100)
         self.assertGreater(len(set(ids(100)) & set(ids(101))), 95)  # by the index; exactly
         plan = database.sql(f"EXPLAIN SELECT id FROM vlmd.items_{key} ORDER BY vector <#> '[1,2,3,4]' LIMIT 9", "vlmd")
@@ -236,7 +236,7 @@ class Faults(unittest.TestCase):
         for thread in threads:
             thread.start()
         self.more()
-        for round in range(3):
+        for round in range(5):
             database.kill()
             wait_until(lambda: self.refused or self.wrong, "refusals")
             self.assertEqual(self.wrong[:3], [])

@@ -9,6 +9,7 @@
 
 struct error err;
 char store_path[64], store_uri[512];
+size_t store_graph_from;
 
 static void setup_sqlite(void)
 {
@@ -32,7 +33,8 @@ static void teardown_sqlite(void)
 static void setup_postgres(void)
 {
     snprintf(store_uri, sizeof store_uri, "%s", getenv("VLMD_TEST_POSTGRES"));
-    struct store *store = store_open(&(struct store_options){.uri = store_uri}, &err);
+    const struct store_options options = {.uri = store_uri, .graph_from = store_graph_from};
+    struct store *store = store_open(&options, &err);
     ck_assert_msg(store != NULL, "%s", err.message);
     struct collection *list;
     size_t n;
@@ -51,7 +53,8 @@ static void teardown_postgres(void)
 
 struct store *store_world_open(const char *name, size_t dim, enum metric metric)
 {
-    struct store *store = store_open(&(struct store_options){.uri = store_uri}, &err);
+    const struct store_options options = {.uri = store_uri, .graph_from = store_graph_from};
+    struct store *store = store_open(&options, &err);
     ck_assert_msg(store != NULL, "%s", err.message);
     struct collection settings = {.name = (char *)name,
                                   .space = "external",

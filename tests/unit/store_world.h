@@ -15,6 +15,7 @@
 extern struct error err;
 extern char store_path[64]; /* SQLite's file */
 extern char store_uri[512];
+extern size_t store_graph_from; /* 0 as long as a test says nothing else */
 
 /* Opens the test's store and makes the collection where it is not there. */
 struct store *store_world_open(const char *name, size_t dim, enum metric metric);

@@ -506,7 +506,8 @@ static void random_vector(unsigned *seed, float *out, size_t dim)
 /* Past the size from which there is a graph index: built while adds go on, and good. */
 START_TEST(a_big_collection_is_indexed_behind_the_adds)
 {
-    enum { N = 20500, DIM = 8, BATCH = 500, QUERIES = 20, K = 10 };
+    enum { N = 5500, DIM = 8, BATCH = 500, QUERIES = 20, K = 10 };
+    store_graph_from = 5000;
     struct store *store = store_world_open("c", DIM, METRIC_COSINE);
     static float vectors[N][DIM];
     char ids[BATCH][8], metadata[BATCH][32];
@@ -556,6 +557,7 @@ START_TEST(a_big_collection_is_indexed_behind_the_adds)
     }
     ck_assert_msg(right * 100 >= wanted * 95, "%zu of %zu", right, wanted);
     ck_assert_msg(!store_drop(store, "c", &err), "%s", err.message);
+    store_graph_from = 0;
     store_close(store);
 }
 END_TEST
