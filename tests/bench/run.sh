@@ -18,6 +18,8 @@ $bin/bench_image $picture
 echo "== tokenizers"
 $bin/bench_tokenizer models/vlmd-clip
 $bin/bench_tokenizer models/vlmd-caption
+echo "== collections: 200,000 vectors of 512 (a million: bench_search 1000000; faiss beside it: faiss_search.py)"
+$bin/bench_search 200000
 models=("$@")
 [ $# = 0 ] && models=(models/vlmd-clip models/vlmd-caption models/vlmd-vqa models/vlmd-itm)
 for model in "${models[@]}"; do
