@@ -23,6 +23,7 @@
     ARCHITECTURE(blip_caption_architecture)                                                        \
     ARCHITECTURE(blip_vqa_architecture)                                                            \
     ARCHITECTURE(blip_match_architecture)                                                          \
+    ARCHITECTURE(blip2_match_architecture)                                                         \
     ARCHITECTURE(vision_encoder_decoder_architecture)                                              \
     ARCHITECTURE(git_architecture)                                                                 \
     ARCHITECTURE(vilt_vqa_architecture)                                                            \

@@ -25,6 +25,7 @@ MODELS = {
     "blip-caption": "blip-caption-tiny",
     "blip-vqa": "blip-vqa-tiny",
     "blip-itm": "blip-itm-tiny",
+    "blip2": "blip2-itm-tiny",
     "owlvit": "owlvit-tiny",
     "clipseg": "clipseg-tiny",
     "git": "git-tiny",
@@ -144,6 +145,17 @@ class Encoders(ServerTest):
             self.assertNotIn("error", mixed[0])
             self.assertIn("error", mixed[1])
 
+    def test_blip2_matches_as_the_reference(self):
+        found = cases("blip2-itm-tiny", "match")
+        for picture in {case["picture"] for case in found}:
+            of_it = [case for case in found if case["picture"] == picture]
+            reply = self.server.post("/v1/match", {"model": "blip2", "image": image_b64(picture),
+                                                   "texts": [case["text"] for case in of_it]})
+            self.assertEqual(reply.status, 200, reply.body)
+            for case, score, cosine in zip(of_it, reply.json["scores"], reply.json["cosine"], strict=True):
+                self.assertAlmostEqual(score, case["probability"], delta=1e-4)
+                self.assertAlmostEqual(cosine, case["cosine"], delta=1e-4)
+
     def test_captioners_write_what_the_reference_writes(self):
         """Greedy and with beams, with and without a prompt; GIT's answers come without their questions."""
         asked = 0
@@ -178,6 +190,7 @@ class Encoders(ServerTest):
             ("/v1/vqa", {"model": "reasoner", "images": [picture, picture], "question": long}, "question"),
             ("/v1/match", {"model": "blip-itm", "image": picture, "texts": ["a", long]}, "texts"),
             ("/v1/match", {"model": "matcher", "image": picture, "texts": [long]}, "texts"),
+            ("/v1/match", {"model": "blip2", "image": picture, "texts": [long]}, "texts"),
             ("/v1/fill", {"image": picture, "text": "[MASK] " + long}, "text"),
             ("/v1/detect", {"image": picture, "queries": [long]}, "queries"),
             ("/v1/ground", {"image": picture, "expression": long}, "expression"),

@@ -363,6 +363,40 @@ def owl(rng, path, config_kind, model_kind, image_kind):
     return requests
 
 
+def blip2(rng, path):
+    from transformers import Blip2Config, Blip2ForImageTextRetrieval, BlipImageProcessorPil
+
+    vocab = bert_vocab(230)
+    tokenizer = BertTokenizer(vocab=vocab, model_max_length=512)
+    tokenizer.save_pretrained(path)
+    length, seen, text = rng.choice([6, 33]), vision_tower(rng), tower(rng)
+    config = Blip2Config(
+        vision_config={**seen, "qkv_bias": rng.random() < 0.5},
+        qformer_config={**text, "vocab_size": len(vocab), "max_position_embeddings": length, "use_qformer_text_input": True,
+                        "encoder_hidden_size": seen["hidden_size"], "cross_attention_frequency": rng.choice([1, 2, 3])},
+        text_config={"model_type": "opt", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "ffn_dim": 8,
+                     "word_embed_proj_dim": 8},
+        num_query_tokens=rng.choice([1, 3, 8]), image_text_hidden_size=rng.choice([1, 22]),
+    )
+    model = scramble(Blip2ForImageTextRetrieval(config), rng.random_seed)
+    with torch.no_grad():
+        model.query_tokens.copy_(torch.randn(model.query_tokens.shape, generator=torch.Generator().manual_seed(rng.random_seed)))
+    model = write_dtype(rng, model, path)
+    size = seen["image_size"]
+    images = BlipImageProcessorPil(size={"height": size, "width": size}, **statistics(rng))
+    images.save_pretrained(path)
+    requests = []
+    for i, picture in enumerate(PICTURES):
+        said = SOME_TEXTS[i % len(SOME_TEXTS)]
+        ids = tokenizer(said, truncation=True, max_length=length, return_tensors="pt", return_token_type_ids=False)
+        pixels = images(open_rgb(picture), return_tensors="pt")["pixel_values"]
+        matched = model(pixel_values=pixels, **ids, use_image_text_matching_head=True).logits_per_image
+        cosine = model(pixel_values=pixels, **ids).logits_per_image
+        requests.append({"task": "match", "picture": picture, "text": said, "want": matched.softmax(-1)[0, 1].item(),
+                         "cosine": cosine.reshape(-1)[0].item()})
+    return requests
+
+
 def caption_requests(loaded, settings):
     from generation import run
 
@@ -431,6 +465,7 @@ KINDS = {
     "open-clip": open_clip,
     "vilt": vilt,
     "clipseg": clipseg,
+    "blip2": blip2,
     "vit-gpt2": vit_gpt2,
     "git": git,
     "owlvit": lambda r, p: owl(r, p, OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessorPil),

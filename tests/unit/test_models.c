@@ -29,13 +29,14 @@ static const char *const checkpoints[] = {"clip-text-tiny",
                                           "blip-caption-tiny",
                                           "blip-vqa-tiny",
                                           "blip-itm-tiny",
+                                          "blip2-itm-tiny",
                                           "vilt-vqa-tiny",
                                           "vilt-itr-tiny",
                                           "vilt-nlvr2-tiny",
                                           "vilt-mlm-tiny"};
 /* The first of them have embeddings of texts; from the second on, of pictures, with the others that
  * have a golden of each picture's features. */
-enum { N_TEXTS = 12, FIRST_WITH_FEATURES = 1, END_WITH_FEATURES = 18 };
+enum { N_TEXTS = 12, FIRST_WITH_FEATURES = 1, END_WITH_FEATURES = 19 };
 
 /* What a picture's features are called in the goldens. */
 static const char *features_name(const struct golden *golden)
@@ -210,10 +211,12 @@ END_TEST
 /* ---- matching ----------------------------------------------------------------------------------
  */
 
+static const char *const matchers[] = {"blip-itm-tiny", "blip2-itm-tiny"};
+
 START_TEST(matches_have_the_reference_s_probability_and_cosine)
 {
     struct golden golden;
-    golden_open(&golden, "blip-itm-tiny");
+    golden_open(&golden, matchers[_i]);
     const struct model *model = golden.model;
     struct error err = {0};
     enum { MANY = 32 };
@@ -521,7 +524,8 @@ int main(void)
     tcase_add_loop_test(encoders, texts_become_the_reference_s_ids_and_embeddings, 0, n_texts);
     tcase_add_loop_test(encoders, dual_encoders_give_the_reference_s_scale, 1, n_texts);
     tcase_add_loop_test(encoders, parameters_are_counted_once, 0, n);
-    tcase_add_test(encoders, matches_have_the_reference_s_probability_and_cosine);
+    tcase_add_loop_test(encoders, matches_have_the_reference_s_probability_and_cosine, 0,
+                        ARRAY_LENGTH(matchers));
     tcase_add_test(encoders, architectures_offer_what_their_tasks_need);
     TCase *generation = tcase_create("generation");
     tcase_add_loop_test(generation, greedy_generation_is_the_reference_s, 0,

@@ -11,23 +11,13 @@
 #include "core/weights/binder.h"
 #include "model_golden.h"
 
-static const char *const checkpoints[] = {"clip-tiny",
-                                          "clip-gelu-f16-sharded",
-                                          "siglip-tiny",
-                                          "openclip-vit-tiny",
-                                          "openclip-rn-tiny",
-                                          "blip-itm-tiny",
-                                          "blip-caption-tiny",
-                                          "siglip-spm-tiny",
-                                          "metaclip2-tiny",
-                                          "chinese-clip-tiny",
-                                          "altclip-tiny",
-                                          "openclip-roberta-tiny",
-                                          "siglip2-naflex-tiny",
-                                          "clip-vision-tiny",
-                                          "clip-text-tiny",
-                                          "vit-gpt2-tiny",
-                                          "git-tiny"};
+static const char *const checkpoints[] = {
+    "clip-tiny",           "clip-gelu-f16-sharded", "siglip-tiny",
+    "openclip-vit-tiny",   "openclip-rn-tiny",      "blip-itm-tiny",
+    "blip-caption-tiny",   "siglip-spm-tiny",       "metaclip2-tiny",
+    "chinese-clip-tiny",   "altclip-tiny",          "openclip-roberta-tiny",
+    "siglip2-naflex-tiny", "blip2-itm-tiny",        "clip-vision-tiny",
+    "clip-text-tiny",      "vit-gpt2-tiny",         "git-tiny"};
 enum { N_CHECKPOINTS = sizeof checkpoints / sizeof checkpoints[0] };
 
 /* Masks of random weights hang on little: f32 itself is 3e-5 off there (make_clipseg.py). */
