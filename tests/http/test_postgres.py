@@ -259,7 +259,7 @@ class Faults(unittest.TestCase):
         for thread in threads:
             thread.join()
         self.assertEqual(self.wrong[:3], [])
-        self.assertLessEqual(len(self.lost), self.WRITERS)
+        self.assertLessEqual(len(self.lost), self.WRITERS, self.lost)
 
         for each in self.replicas:
             there, after = set(), None
