@@ -343,26 +343,25 @@ INLINE void int4_rows(size_t n, const char *x, size_t row_bytes, const char *con
             _mm512_storeu_ps(values + r * PANEL + b * PACK_OUT, sums[r][b]);
 }
 
-/* The block's weights as a block of bf16, scales multiplied in. */
+/* The block's weights as a block of bf16, scales multiplied in: the products are bf16 as they are.
+ */
 static void int4_to_bf16(const char *block, size_t n_in, char *to)
 {
-    __m512i table = nibble_values();
+    __m512i table = nibble_values(), high = _mm512_set1_epi32((int)0xFFFF0000);
     size_t padded = packed_in(n_in);
     for (size_t g = 0; g < padded / INT4_GROUP; g++) {
         __m512 scale = int4_scale(block + padded * PACK_OUT / 2, g);
         for (size_t j = 0; j < 4; j++) {
+            __builtin_prefetch(block + (4 * g + j) * 64 + AHEAD);
             __m512i raw = _mm512_loadu_si512(block + (4 * g + j) * 64);
 #pragma GCC unroll 4
             for (size_t p = 0; p < 4; p++, to += 64) {
                 __m512i w =
                     _mm512_permutexvar_epi16(_mm512_srli_epi16(raw, 4 * (unsigned)p), table);
-                __m512 even = (__m512)_mm512_slli_epi32(w, 16);
-                __m512 odd = (__m512)_mm512_and_si512(w, _mm512_set1_epi32((int)0xFFFF0000));
-                __m512i low =
-                    _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(even, scale)));
-                __m512i high =
-                    _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(odd, scale)));
-                _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+                __m512 even = _mm512_mul_ps((__m512)_mm512_slli_epi32(w, 16), scale);
+                __m512 odd = _mm512_mul_ps((__m512)_mm512_and_si512(w, high), scale);
+                _mm512_storeu_si512(
+                    to, _mm512_or_si512(_mm512_srli_epi32((__m512i)even, 16), (__m512i)odd));
             }
         }
     }

@@ -157,8 +157,9 @@ static void pack_int4(const struct pack_job *job, size_t block, unsigned char *t
                 float most = 0;
                 for (size_t j = g; j < g + INT4_GROUP; j++)
                     most = fabsf(values[i][j]) > fabsf(most) ? values[i][j] : most;
-                uint16_t scale = (uint16_t)bf16_from(most / -8);
-                uint32_t wide = (uint32_t)scale << 16;
+                /* 5 bits of a scale, so that its product with a weight's 3 is exact in bf16 */
+                uint32_t wide = (bits_of(most / -8) + (1 << 18)) & 0xFFF80000;
+                uint16_t scale = (uint16_t)(wide >> 16);
                 float step;
                 memcpy(&step, &wide, sizeof step);
                 float factor = fabsf(step) > 1e-30f && isfinite(step) ? 1 / step : 0;

@@ -12,7 +12,8 @@
  *          integers), so that Σ (x - zero) w = Σ x w - zero · sum.
  *   int4   [k / 8][16] words of 2 × 4 inputs, then bf16 scale[k / INT4_GROUP][16]. Input 8 j + 2 p
  * + h lies in bits 16 h + 4 p … of word j: moved right by 4 p, both halves are bf16's pair. A
- *          weight is (nibble - 8) · the scale of its group.
+ *          weight is (nibble - 8) · the scale of its group; scales have 5 significant bits, so that
+ *          this is a bf16.
  *
  * What a form holds, in bytes per weight: 2, 1, 0.5625.
  */
@@ -21,9 +22,9 @@
 
 #include "core/nn/nn.h"
 
-/* Of this layout, and of the rules by which weights are rounded: goes up when either changes, so that
- * what was kept in files (core/weights/cache.h) is made anew. */
-enum { PACK_VERSION = 1 };
+/* Of this layout, and of the rules by which weights are rounded: goes up when either changes, so
+ * that what was kept in files (core/weights/cache.h) is made anew. */
+enum { PACK_VERSION = 2 };
 
 /* PACK_IN_MAX: the longest rows that are packed; longer ones stay f32. */
 enum { PACK_OUT = 16, PACK_IN = 64, PACK_IN_MAX = 16384, INT4_GROUP = 32 };

@@ -155,18 +155,16 @@ enum { READ_PARTS = 64, READ_WORDS = (256 << 20) / 8 / READ_PARTS };
 
 static void read_part(void *context, size_t i)
 {
-    typedef uint64_t words __attribute__((vector_size(64)));
-    const words *from = (const words *)(read_from + i * READ_WORDS);
-    words a = {0}, b = {0}, c = {0}, d = {0};
+    const uint64_t *from = read_from + i * READ_WORDS;
+    uint64_t sums[8] = {0};
     (void)context;
-    for (size_t at = 0; at < READ_WORDS / 8; at += 4) {
-        a ^= from[at];
-        b ^= from[at + 1];
-        c ^= from[at + 2];
-        d ^= from[at + 3];
+    for (size_t at = 0; at < READ_WORDS; at += 8) {
+        __builtin_prefetch(from + at + 128);
+        for (size_t k = 0; k < 8; k++)
+            sums[k] += from[at + k];
     }
-    a ^= b ^ c ^ d;
-    read_sum ^= a[0] ^ a[7];
+    for (size_t k = 0; k < 8; k++)
+        read_sum += sums[k];
 }
 
 static void run_read(void *context)
