@@ -29,7 +29,7 @@ uint64_t dot_block_id(void)
 void dot_block(uint64_t id, const float *queries, size_t n_queries, const float *rows, size_t n,
                size_t dim, float *scores)
 {
-    const struct linear linear = {.weight = rows, .n_out = n, .n_in = dim};
+    const struct linear linear = {.form = WEIGHT_F32, .weight = rows, .n_out = n, .n_in = dim};
     struct linear_job job = {
         .linear = &linear, .x = queries, .n_rows = n_queries, .y = scores, .id = id};
     size_t group = kernels()->group_rows;

@@ -164,7 +164,7 @@ START_TEST(the_graph_finds_what_exact_search_finds)
     ck_assert_uint_eq(describe(store).indexed, 4000);
     double now = recall(store, 100000, 60);
     ck_assert_msg(now >= 0.95, "recall %g", now);
-    ck_assert_int_le(n_lost(store, 4000), 4);
+    ck_assert_int_le(n_lost(store, 1000), 2);
     store_close(store);
 
     store = open_store(precision); /* not built again */
