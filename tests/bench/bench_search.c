@@ -338,7 +338,7 @@ int main(int argc, char **argv)
     /* PostgreSQL shows a graph when it is whole. */
     for (size_t last = 0, at, idle = 0; (at = indexed(store)) < n && idle < 900; last = at) {
         idle = at == last ? idle + 1 : 0; /* collections without a graph stay at 0 */
-        if (at == 0 && idle > 5 && !getenv("VLMD_TEST_POSTGRES"))
+        if (at == 0 && idle > 5 && (!shared || !options.graph_from))
             break;
         sleep(1);
     }
