@@ -1,9 +1,7 @@
-"""A pool of composed scenes for training: new ones come in all the time, each is used a few times.
+"""Batches of composed scenes for training, with what lies under each patch. Every scene is new.
 
-Used again as they are, scenes are learnt by heart: within a few hundred steps the tower knew 8,000 of
-them and named nothing in a new one. So a scene is moved round the edges by any number of pixels, turned
-left to right and tinted before every use in stage 1 (`shake`), and used once only where sentences
-are said about it.
+Used again, scenes are learnt by heart: within a few hundred steps a tower knew 8,000 of them and named
+nothing in a new one.
 """
 import numpy as np
 import torch
@@ -15,53 +13,32 @@ MEAN, STD = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
 SCALE, SHIFT = (1 / 255 / STD).view(1, 3, 1, 1), (-MEAN / STD).view(1, 3, 1, 1)
 
 
-class Pool:
-    def __init__(self, composer, size, seed):
-        self.composer, self.size, self.rng = composer, size, np.random.default_rng(seed)
-        self.pixels = np.zeros((size, SIZE, SIZE, 3), np.uint8)
-        self.owner = np.zeros((size, SIZE, SIZE), np.uint8)
-        self.scenes = [None] * size
-        self.filled = self.next = 0
+class Source:
+    def __init__(self, composer, seed):
+        self.composer, self.rng = composer, np.random.default_rng(seed)
 
-    def add(self, single):
-        scene = self.composer.compose(self.rng, single=single)
-        k = self.next
-        self.pixels[k], self.owner[k] = scene.pixels, scene.owner
-        scene.pixels = scene.owner = None                  # the pool's arrays hold them
-        self.scenes[k] = scene
-        self.next = (k + 1) % self.size
-        self.filled = max(self.filled, k + 1)
-        return k
-
-    def batch(self, n, reuse, single, shake=False):
-        """n scenes, n/reuse of them new, as tensors; `scenes` gives what they show (before shaking)."""
-        fresh = n if self.filled < n else max(1, n // reuse)
-        index = [self.add(single) for _ in range(fresh)]
-        index += list(self.rng.integers(0, self.filled, n - len(index)))
-        index = np.array(index)
-        scenes = [self.scenes[k] for k in index]
-        pixels, owner = self.pixels[index], self.owner[index]
-        if shake:
-            for row in range(n):
-                dy, dx = self.rng.integers(0, SIZE, 2)
-                pixels[row], owner[row] = np.roll(pixels[row], (dy, dx), (0, 1)), np.roll(owner[row], (dy, dx), (0, 1))
-                if self.rng.random() < .5:
-                    pixels[row], owner[row] = pixels[row, :, ::-1].copy(), owner[row, :, ::-1].copy()
-        x = to_tensor(pixels)
-        if shake:
-            x += torch.from_numpy(self.rng.normal(0, .12, (n, 3, 1, 1)).astype(np.float32))
+    def batch(self, n, single):
+        """n new scenes as tensors; `scenes` gives what they show."""
+        scenes = [self.composer.compose(self.rng, single=single) for _ in range(n)]
+        owner = np.stack([scene.owner for scene in scenes])
         shown = np.zeros((n, N_CLASSES), np.float32)
         for row, scene in enumerate(scenes):
             for thing in scene.things:
                 shown[row, thing.cls] = 1
-        patches, colours = patch_labels(owner, scenes)
-        return {"pixels": x, "patches": torch.from_numpy(patches), "colours": torch.from_numpy(colours),
-                "shown": torch.from_numpy(shown),
+        return {"pixels": to_tensor(np.stack([scene.pixels for scene in scenes])), **patch_labels(owner, scenes),
+                "shown": torch.from_numpy(shown), "owner": owner,
                 "background": torch.tensor([scene.background for scene in scenes]), "scenes": scenes}
 
 
 def patch_labels(owner, scenes):
-    """[n, 64] class under each patch (BACKGROUND; -1 where it is unclear), and its colour or -1."""
+    """For each of the 64 patches of each picture the thing that is most seen there:
+
+    patches [n, 64]      its class (BACKGROUND: none; -1: unclear)
+    colours [n, 64]      its colour or -1
+    boxes   [n, 64, 4]   its box: middle x, middle y, width, height, in sides of the picture
+    cover   [n, 64, 16]  which of 4 x 4 parts of the patch it covers, 0..1
+    numbers [n, 64]      its number in the scene, -1: none
+    """
     n = len(owner)
     cut = owner.reshape(n, GRID, PATCH, GRID, PATCH).transpose(0, 1, 3, 2, 4).reshape(n * GRID * GRID, -1)
     highest = np.where(cut == NOBODY, 0, cut + 1).max(1)          # 1 + number of the topmost thing there
@@ -70,16 +47,22 @@ def patch_labels(owner, scenes):
     best = np.where(n_high >= n_low, highest.astype(int) - 1, lowest)
     count = np.maximum(n_high * (highest > 0), n_low * (lowest != NOBODY))
     empty = (cut == NOBODY).sum(1)
-    table = np.full((n, 8), -1, np.int64)
-    tints = np.full((n, 8), -1, np.int64)
+    table, tints = np.full((n, 8), -1, np.int64), np.full((n, 8), -1, np.int64)
+    boxes = np.zeros((n, 8, 4), np.float32)
     for row, scene in enumerate(scenes):
         for k, thing in enumerate(scene.things):
             table[row, k], tints[row, k] = thing.cls, thing.colour
+            x0, y0, x1, y1 = thing.box
+            boxes[row, k] = (x0 + x1) / 2 / SIZE, (y0 + y1) / 2 / SIZE, (x1 - x0) / SIZE, (y1 - y0) / SIZE
     row = np.repeat(np.arange(n), GRID * GRID)
     seen = count > PATCH * PATCH * .2
     best = np.where(seen, best, 0)
     classes = np.where(seen, table[row, best], np.where(empty >= PATCH * PATCH * .97, BACKGROUND, -1))
-    return classes.reshape(n, -1), np.where(seen, tints[row, best], -1).reshape(n, -1)
+    part = PATCH // 4
+    cover = (cut == best[:, None]).reshape(-1, 4, part, 4, part).mean((2, 4), dtype=np.float32)
+    out = {"patches": classes, "colours": np.where(seen, tints[row, best], -1), "boxes": boxes[row, best],
+           "cover": cover.reshape(-1, 16), "numbers": np.where(seen, best, -1)}
+    return {name: torch.from_numpy(v.reshape(n, GRID * GRID, *v.shape[1:])) for name, v in out.items()}
 
 
 def to_tensor(pixels):

@@ -75,8 +75,9 @@ def shape_mask(name, size=256):
 class Composer:
     """Holds the sprites in three sizes; compose() makes one scene."""
 
-    def __init__(self, sprites_path, styles=None):
+    def __init__(self, sprites_path, photos_path=None, styles=None):
         data = np.load(sprites_path)
+        self.photos = np.load(photos_path)["photos"] if photos_path else None
         self.cls, self.style, self.colour = data["classes"], data["styles"], data["colours"]
         self.mips = []
         for rgba in data["sprites"]:
@@ -119,6 +120,8 @@ class Composer:
             a, b = 255 - a * .3, 255 - b * .3
         if kind < .55:
             return np.broadcast_to(a, (SIZE, SIZE, 3)).astype(np.float32).copy(), -1
+        if self.photos is not None and rng.random() < .3:
+            return self._photo(rng), -1
         angle = rng.uniform(0, 2 * np.pi)
         line = np.linspace(-1, 1, SIZE, dtype=np.float32)
         t = np.clip((np.cos(angle) * line[None] + np.sin(angle) * line[:, None]) * .5 + .5, 0, 1)
@@ -137,6 +140,17 @@ class Composer:
         if rng.random() < .4:                                     # ground and sky
             a = np.where((np.arange(SIZE) < rng.integers(40, 100))[:, None, None], a, b)
         return texture * share + a * (1 - share), -1
+
+    def _photo(self, rng):
+        """A piece of a photograph or wallpaper, mirrored, turned in its colours, paler or darker."""
+        photo = self.photos[int(rng.integers(len(self.photos)))]
+        side = int(rng.integers(70, min(photo.shape[:2]) + 1))
+        y, x = int(rng.integers(0, photo.shape[0] - side + 1)), int(rng.integers(0, photo.shape[1] - side + 1))
+        piece = Image.fromarray(photo[y:y + side, x:x + side]).resize((SIZE, SIZE), Image.BILINEAR)
+        canvas = np.asarray(piece, np.float32)[:, ::1 if rng.random() < .5 else -1]
+        if rng.random() < .3:
+            canvas = canvas[..., rng.permutation(3)]
+        return canvas * rng.uniform(.5, 1.1) + rng.uniform(0, 40)
 
     # -- one thing -----------------------------------------------------------------------------
 
@@ -296,7 +310,7 @@ class Composer:
 if __name__ == "__main__":
     import sys
     import time
-    composer = Composer(sys.argv[1])
+    composer = Composer(sys.argv[1], sys.argv[4] if len(sys.argv) > 4 else None)
     rng = np.random.default_rng(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
     start = time.time()
     some = [composer.compose(rng) for _ in range(48)]

@@ -44,6 +44,43 @@ CATEGORIES = {
         bee = honeybee
         ladybug = lady beetle
         spider
+        sheep = ewe | ram
+        goat
+        camel = camel | two-hump camel
+        llama
+        deer
+        wolf
+        raccoon
+        leopard
+        gorilla
+        rhino = rhinoceros
+        hippo = hippopotamus
+        squirrel = chipmunk
+        hedgehog
+        beaver
+        bat
+        sloth
+        skunk
+        kangaroo
+        turkey
+        rooster = rooster | chicken
+        bird
+        eagle
+        swan
+        peacock
+        parrot
+        lizard
+        dragon = dragon face | dragon
+        dinosaur = sauropod | T-Rex
+        dolphin
+        shark
+        seal
+        lobster
+        shrimp
+        squid
+        ant
+        beetle
+        scorpion
     """,
     "plant": """
         rose
@@ -53,6 +90,10 @@ CATEGORIES = {
         cactus
         mushroom
         clover = four leaf clover | shamrock
+        bouquet
+        pine = evergreen tree
+        palm = palm tree
+        leaf = maple leaf | fallen leaf
     """,
     "food": """
         grape = grapes
@@ -75,6 +116,41 @@ CATEGORIES = {
         donut = doughnut
         cookie
         cake = birthday cake | shortcake
+        melon
+        mango
+        pear
+        peach
+        blueberry = blueberries
+        kiwi = kiwi fruit
+        coconut
+        avocado
+        eggplant
+        potato
+        pepper = hot pepper | bell pepper
+        cucumber
+        broccoli
+        garlic
+        onion
+        peanut = peanuts
+        croissant
+        pretzel
+        pancake = pancakes
+        waffle
+        bacon
+        sandwich
+        taco
+        salad = green salad
+        popcorn
+        sushi
+        cupcake
+        pie
+        chocolate = chocolate bar
+        candy
+        lollipop
+        honey = honey pot
+        milk = glass of milk
+        teapot
+        wine = wine glass
     """,
     "vehicle": """
         train
@@ -88,11 +164,28 @@ CATEGORIES = {
         helicopter
         rocket
         ufo = flying saucer
+        tractor
+        motorcycle
+        scooter = kick scooter | motor scooter
+        taxi = taxi | oncoming taxi
+        firetruck = fire engine
+        tram = tram | tram car
+        ship = ship | passenger ship
+        canoe
+        skateboard
+        parachute
+        wheelchair = manual wheelchair
     """,
     "building": """
         house = house | house with garden
         castle
         tent
+        church
+        school
+        hospital
+        hotel
+        factory
+        fountain
     """,
     "clothing": """
         shirt = t-shirt
@@ -101,6 +194,16 @@ CATEGORIES = {
         crown
         hat = top hat | woman’s hat
         backpack
+        tie = necktie
+        scarf
+        glove = gloves
+        coat
+        sock = socks
+        purse
+        boot = woman’s boot | hiking boot
+        sandal = woman’s sandal | thong sandal
+        cap = billed cap
+        helmet = rescue worker’s helmet
     """,
     "instrument": """
         trumpet
@@ -108,6 +211,8 @@ CATEGORIES = {
         piano = musical keyboard
         violin
         drum
+        saxophone
+        accordion
     """,
     "tool": """
         hammer
@@ -116,6 +221,27 @@ CATEGORIES = {
         ladder
         pencil
         bomb
+        axe
+        saw = carpentry saw
+        screwdriver
+        broom
+        bucket
+        pen
+        crayon
+        paintbrush
+        ruler = straight ruler
+        pushpin = pushpin | round pushpin
+        flashlight
+        microscope
+        telescope
+        dagger
+        shield
+        gear
+        scale = balance scale
+        spoon
+        knife = kitchen knife
+        toothbrush
+        basket
     """,
     "object": """
         anchor
@@ -157,6 +283,57 @@ CATEGORIES = {
         robot
         heart = red heart | orange heart | yellow heart | green heart | blue heart | purple heart | brown heart | black heart | white heart
         eye
+        volcano
+        mountain = mountain | snow-capped mountain
+        snowflake
+        tornado
+        planet = ringed planet
+        globe = globe showing Europe-Africa | globe showing Americas | globe showing Asia-Australia
+        ribbon
+        medal = sports medal | military medal
+        baseball
+        volleyball
+        football = american football
+        frisbee = flying disc
+        kite
+        skate = ice skate
+        puzzle = puzzle piece
+        teddy = teddy bear
+        palette = artist palette
+        yarn
+        gem = gem stone
+        megaphone
+        microphone
+        headphone
+        radio
+        telephone
+        battery
+        computer = desktop computer
+        printer
+        keyboard
+        lantern = red paper lantern
+        newspaper
+        coin
+        mailbox = closed mailbox with raised flag | closed mailbox with lowered flag | open mailbox with raised flag | open mailbox with lowered flag
+        stethoscope
+        door
+        mirror
+        window
+        bed
+        toilet
+        suitcase = luggage
+        hourglass = hourglass done | hourglass not done
+        watch
+        bone
+        brain
+        tooth
+        ear
+        nose
+        foot
+        hand = raised hand
+        face = grinning face | slightly smiling face | beaming face with smiling eyes | neutral face
+        clown = clown face
+        baby
     """,
 }
 
@@ -169,10 +346,11 @@ COLOURS = {
 }
 
 PLURALS = {
+    "snowman": "snowmen",
     "wolf": "wolves", "deer": "deer", "sheep": "sheep", "mouse": "mice", "fish": "fish", "leaf": "leaves", "shrimp": "shrimp", "squid": "squid",
     "knife": "knives", "scarf": "scarves", "foot": "feet", "tooth": "teeth", "dice": "dice",
     "bacon": "bacon", "popcorn": "popcorn", "sushi": "sushi", "corn": "corn", "bread": "bread",
-    "broccoli": "broccoli", "garlic": "garlic", "yarn": "yarn", "thread": "thread",
+    "broccoli": "broccoli", "garlic": "garlic", "yarn": "yarn", "chocolate": "chocolate", "honey": "honey", "milk": "milk", "wine": "wine",
 }
 
 

@@ -82,7 +82,8 @@ def use_training_attention():
 
 
 class Tower(nn.Module):
-    """The vision tower with its helper heads: what lies under each patch, its colour, what is shown at all."""
+    """The vision tower with its helper heads: what lies under each patch, its colour, its box, which part of the
+    patch it covers; what is shown at all, and the colour of the background."""
 
     def __init__(self):
         super().__init__()
@@ -91,6 +92,8 @@ class Tower(nn.Module):
         self.colour_head = nn.Linear(WIDTH, len(COLOURS))
         self.shown_head = nn.Linear(WIDTH, N_CLASSES)
         self.background_head = nn.Linear(WIDTH, len(COLOURS))
+        self.box_head = nn.Linear(WIDTH, 4)
+        self.cover_head = nn.Linear(WIDTH, 16)
 
     def start(self, pixels, patches):
         """First values: the patch embedding whitens (the first WIDTH principal directions of the patches in
@@ -145,7 +148,10 @@ class Tower(nn.Module):
         shown = F.binary_cross_entropy_with_logits(self.shown_head(cls).float(), batch["shown"], reduction="none").sum(1).mean()
         plain = batch["background"] >= 0
         back = F.cross_entropy(self.background_head(cls[plain]).float(), batch["background"][plain]) if plain.any() else 0.
+        things = (goal >= 0) & (goal < N_CLASSES)
+        on = patches[things]
+        box = (self.box_head(on).float() - batch["boxes"].reshape(-1, 4)[things]).abs().mean()
+        cover = F.binary_cross_entropy_with_logits(self.cover_head(on).float(), batch["cover"].reshape(-1, 16)[things])
         with torch.no_grad():
-            things = (goal >= 0) & (goal < N_CLASSES)
             right = (named.argmax(1) == goal)[things].float().mean()
-        return {"patch": patch, "tint": tint * .3, "shown": shown * .15, "back": back * .2}, right
+        return {"patch": patch, "tint": tint * .3, "shown": shown * .15, "back": back * .2, "box": box * 6, "cover": cover * .3}, right
