@@ -21,7 +21,7 @@ from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 import language
 import workers
 from optimizer import Optimizer
-from pool import Pool
+from pool import Source
 from scenes import Composer
 from schedule import rate
 from towers import Tower, blip_config, use_training_attention
@@ -151,11 +151,11 @@ def train(rank, count, args):
     pairs = list(zip(parameters, quick.parameters()))
     vocab = wordpiece()
     encode = Encoder(bert_tokenizer(), vocab["[CLS]"], vocab["[SEP]"])
-    pool = Pool(Composer(args.sprites), args.batch, seed=[2000 + done, rank])
+    source = Source(Composer(args.sprites, args.photos), seed=[2000 + done, rank])
     rng = np.random.default_rng([3000 + done, rank])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
-        batch = pool.batch(args.batch, 1, single=.45 - .15 * min(1, done / args.samples * 2))
+        batch = source.batch(args.batch, single=.45 - .15 * min(1, done / args.samples * 2))
         texts = write_texts(batch["scenes"], encode, rng, vocab, args.questions, args.statements, args.tasks.split(","))
         optimizer.set_rate(rate(done, args.samples, 3_000))
         batch["pixels"] = batch["pixels"].bfloat16()
@@ -173,9 +173,9 @@ def train(rank, count, args):
         done, step = done + args.batch * count, step + 1
         for name, value in [*losses.items(), *right.items()]:
             tally[name] = tally.get(name, 0) + float(torch.as_tensor(value).detach())
-        if step % 50 == 0 and rank == 0:
+        if step % args.every == 0 and rank == 0:
             speed = (done - first) / (time.time() - start)
-            print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / 50:.3f}" for k, v in tally.items()), flush=True)
+            print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / args.every:.3f}" for k, v in tally.items()), flush=True)
             tally = {}
         if (step % 150 == 0 or done >= args.samples) and rank == 0:
             workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done,
@@ -186,6 +186,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--run", required=True)
+    parser.add_argument("--photos", help="photos.npz, from art.py")
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--questions", type=int, default=5)
@@ -194,6 +195,7 @@ if __name__ == "__main__":
     parser.add_argument("--freeze", action="store_true", help="DIR/tower.pt as it is: a quarter cheaper, where time is short")
     parser.add_argument("--tasks", default="caption,vqa,itm", help="with --freeze: only these, so that others train beside")
     parser.add_argument("--name", default="blip.pt", help="the checkpoint's file name in DIR")
+    parser.add_argument("--every", type=int, default=50, help="steps between reports")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)

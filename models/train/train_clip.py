@@ -1,13 +1,18 @@
-"""Stage 3: CLIP. Its vision tower starts from the trained one, its text tower from nothing.
+"""Stage 3: CLIP, and the detector and the segmenter that stand on its two towers: one pass trains all three.
 
-Two losses: the usual contrast between the pictures and texts of a batch (texts that fit another
-picture of the batch just as well are left out), and naming: a picture of one kind of thing against
-the labels of all kinds, as zero-shot classification asks it. The dense task is kept on.
+The vision tower starts from the trained one, the text tower from nothing. The losses:
+  contrast  pictures and texts of a batch (texts that fit another picture of the batch as well are left out)
+  naming    a picture of one thing against the labels of many, as zero-shot classification asks it
+  patch     each patch of a thing against the same labels
+  detect    OWL-ViT's logits: the patch at a thing's middle answers to the thing's label, no other does
+  box       each patch of a thing gives the thing's box
+  mask      CLIPSeg: where is what this label (or this picture of one thing) shows
 
 usage: python train_clip.py --sprites sprites.npz --run DIR [--samples 200000] [--workers 2]
-Starts from DIR/blip.pt (or DIR/tower.pt), writes DIR/clip.pt again and again.
+Starts from DIR/tower.pt, writes DIR/clip.pt again and again.
 """
 import argparse
+import copy
 import os
 import time
 
@@ -15,17 +20,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, CLIPSegConfig, OwlViTConfig
 from transformers.models.clip import modeling_clip
+from transformers.models.clipseg import modeling_clipseg
+from transformers.models.owlvit.modeling_owlvit import OwlViTBoxPredictionHead, OwlViTClassPredictionHead, OwlViTForObjectDetection
 
 import language
 import things
 import workers
 from optimizer import Optimizer
-from pool import Pool
-from scenes import COLOURS, FIRST_SHAPE, N_CLASSES, PATCH, SIZE, WORDS, Composer
+from pool import Source
+from scenes import COLOURS, FIRST_SHAPE, GRID, N_CLASSES, PATCH, SIZE, WORDS, Composer
 from schedule import rate
-from towers import HEADS, MATCH_WIDTH, TEXT_INNER, TEXT_LAYERS, VISION_INNER, VISION_LAYERS, WIDTH, Tower, attend
+from towers import HEADS, TEXT_INNER, TEXT_LAYERS, VISION_INNER, VISION_LAYERS, WIDTH, Tower, attend
 from train_blip import pad
 from vocabulary import CLIP_POSITIONS, Encoder, clip_tokenizer
 
@@ -41,15 +48,29 @@ def _attention(self, hidden_states, attention_mask=None, **kwargs):
     return self.out_proj(out.transpose(1, 2).reshape(b, t, d)), None
 
 
-def clip_config(tokenizer):
-    return CLIPConfig(
+def towers_config(tokenizer):
+    """The two towers' settings, the same for all three models. OWL-ViT wants a projection as wide as its text tower."""
+    return dict(
         text_config=dict(vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=TEXT_INNER, num_hidden_layers=TEXT_LAYERS,
                          num_attention_heads=HEADS, max_position_embeddings=CLIP_POSITIONS, hidden_act="gelu",
-                         projection_dim=MATCH_WIDTH, bos_token_id=tokenizer.bos_token_id,
+                         projection_dim=WIDTH, bos_token_id=tokenizer.bos_token_id,
                          eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id),
         vision_config=dict(hidden_size=WIDTH, intermediate_size=VISION_INNER, num_hidden_layers=VISION_LAYERS,
-                           num_attention_heads=HEADS, image_size=SIZE, patch_size=PATCH, hidden_act="gelu", projection_dim=MATCH_WIDTH),
-        projection_dim=MATCH_WIDTH)
+                           num_attention_heads=HEADS, image_size=SIZE, patch_size=PATCH, hidden_act="gelu", projection_dim=WIDTH),
+        projection_dim=WIDTH)
+
+
+def clip_config(tokenizer):
+    return CLIPConfig(**towers_config(tokenizer))
+
+
+def owl_config(tokenizer):
+    return OwlViTConfig(**towers_config(tokenizer))
+
+
+def seg_config(tokenizer):
+    return CLIPSegConfig(**towers_config(tokenizer), extract_layers=[1, 2, 3], reduce_dim=64, decoder_num_attention_heads=4,
+                         decoder_intermediate_size=256, conditional_layer=0)
 
 
 def copy_tower(source, target):
@@ -75,99 +96,226 @@ def copy_tower(source, target):
 class Clip(nn.Module):
     def __init__(self, tokenizer):
         super().__init__()
-        self.tower = Tower()                            # only its helper heads are used here
         self.clip = CLIPModel(clip_config(tokenizer))
+        owl = owl_config(tokenizer)
+        self.owl_post = nn.LayerNorm(WIDTH, eps=1e-5)    # OWL-ViT's own post_layernorm and layer_norm
+        self.owl_norm = nn.LayerNorm(WIDTH, eps=1e-5)
+        self.class_head, self.box_head = OwlViTClassPredictionHead(owl), OwlViTBoxPredictionHead(owl)
+        self.decoder = modeling_clipseg.CLIPSegDecoder(seg_config(tokenizer))
+        self.register_buffer("box_bias", OwlViTForObjectDetection.compute_box_bias(OwlViTForObjectDetection, GRID, GRID), persistent=False)
+        with torch.no_grad():
+            self.owl_post.weight.fill_(.5)               # (1 + a/2)(1 + b/2): patch times class row begins nearly as their sum
+            self.owl_post.bias.fill_(1.)
+            self.class_head.logit_scale.bias.fill_(11.)
+            self.class_head.logit_shift.bias.fill_(-.6)
 
     def text(self, ids, ends):
+        """Projected, not normalised."""
         model = self.clip.text_model
         hidden = model.embeddings(input_ids=ids)
         for layer in model.encoder.layers:
             hidden = layer(hidden, attention_mask=None)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         hidden = model.final_layer_norm(hidden)
-        return F.normalize(self.clip.text_projection(hidden[torch.arange(len(ids)), ends]).float(), dim=-1)
+        return self.clip.text_projection(hidden[torch.arange(len(ids)), ends])
 
     def losses(self, batch, texts):
         model = self.clip.vision_model
         hidden = model.pre_layrnorm(model.embeddings(batch["pixels"]))
+        states = []
         for layer in model.encoder.layers:
             hidden = layer(hidden, attention_mask=None)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        hidden = model.post_layernorm(hidden)
-        dense, _ = self.tower.losses(hidden, batch)
-        picture = F.normalize(self.clip.visual_projection(hidden[:, 0]).float(), dim=-1)
+            states.append(hidden)
+        shown = self.clip.visual_projection(model.post_layernorm(hidden[:, 0]))
+        picture = F.normalize(shown.float(), dim=-1)
         scale = self.clip.logit_scale.float().exp().clamp(max=100)
-        text = self.text(*texts["pair"])
+        n = len(hidden)
+        both = self.text(*texts["texts"])                # the batch's captions, then the queries
+        text, queries = F.normalize(both[:n].float(), dim=-1), F.normalize(both[n:].float(), dim=-1)
+        out, right = {}, {}
+
         cosine = (scale * picture @ text.T).masked_fill(texts["same"], -1e4)
-        goal = torch.arange(len(hidden))
-        contrast = (F.cross_entropy(cosine, goal) + F.cross_entropy(cosine.T, goal)) / 2
-        labels = self.text(*texts["labels"])
+        goal = torch.arange(n)
+        out["contrast"] = (F.cross_entropy(cosine, goal) + F.cross_entropy(cosine.T, goal)) / 2
+        right["found"] = (cosine.argmax(1) == goal).float().mean()
+
         single = texts["single"]
         rows = single >= 0
-        logits = scale * picture[rows] @ labels.T
-        naming = F.cross_entropy(logits, single[rows]) if rows.any() else 0.
-        return ({"dense": .3 * sum(dense.values()), "contrast": contrast, "naming": naming},
-                {"found": (cosine.argmax(1) == goal).float().mean(),
-                 "named": (logits.argmax(1) == single[rows]).float().mean() if rows.any() else 0.})
+        plain = texts["query colours"] < 0
+        logits = (scale * picture[rows] @ queries.T).masked_fill(~plain, -1e4)
+        out["naming"] = F.cross_entropy(logits, single[rows])
+        right["named"] = (logits.argmax(1) == single[rows]).float().mean()
+
+        out.update(self.detection_losses(hidden, batch, texts, queries, plain, right))
+        out["mask"] = self.mask_loss(states, both[n:], shown, batch, texts, right)
+        return out, right
+
+    def detection_losses(self, hidden, batch, texts, queries, plain, right):
+        y = self.owl_post(hidden)
+        y = self.owl_norm(y[:, 1:] * y[:, :1])
+        place = self.box_head(y).float() + self.box_bias
+        embeds = F.normalize(self.class_head.dense0(y).float(), dim=-1)
+        cosine = embeds @ queries.T
+        logits = (cosine + self.class_head.logit_shift(y).float()) * (F.elu(self.class_head.logit_scale(y).float()) + 1)
+        patches, colours = batch["patches"], batch["colours"]
+        fits = (patches[..., None] == texts["query classes"]) & (plain | (colours[..., None] == texts["query colours"]))
+        # The patch nearest to its thing's middle is the one to answer; its neighbours matter less.
+        line = (torch.arange(GRID) + .5) / GRID
+        centre = torch.stack([line.repeat(GRID), line.repeat_interleave(GRID)], -1)
+        off = ((batch["boxes"][..., :2] - centre) * GRID).square().sum(-1)
+        thing = (patches >= 0) & (patches < N_CLASSES)
+        same = (batch["numbers"][:, :, None] == batch["numbers"][:, None]) & thing[:, :, None] & thing[:, None]
+        nearest = thing & (off <= off[:, None].expand_as(same).masked_fill(~same, 1e9).amin(2) + 1e-5)
+        p = torch.sigmoid(logits)
+        yes = fits & nearest[..., None]
+        near = fits * torch.exp(-off * 1.2)[..., None]
+        known = (patches >= 0)[..., None]
+        lost = -(F.logsigmoid(logits) * (1 - p).square() * yes
+                 + F.logsigmoid(-logits) * p.square() * (1 - near).pow(4) * (~yes & known))
+        detect = lost.sum() / yes.sum().clamp(min=1)
+        index = fits[thing] & plain
+        named = (14 * cosine[thing]).masked_fill(~plain, -1e4)
+        goal = index.float().argmax(1)
+        right["patch"] = (named.argmax(1) == goal).float().mean()
+        want, raw = batch["boxes"][thing], place[thing]
+        got = torch.sigmoid(raw)
+        iou, giou = overlap(got, want)
+        right["iou"] = iou.mean()
+        # Also before the sigmoid: the bias of the last row and column lies where its slope is next to nothing.
+        far = (raw - torch.logit(want, 1e-2)).abs().mean()
+        return {"detect": .5 * detect, "patch-loss": F.cross_entropy(named, goal),
+                "box": 5 * (got - want).abs().mean() + (1 - giou).mean() + .3 * far}
+
+    def mask_loss(self, states, queries, shown, batch, texts, right):
+        index, prompt = texts["mask pictures"], texts["mask queries"]
+        condition = torch.where((prompt >= 0)[:, None], queries[prompt.clamp(min=0)], shown[index])
+        output = None
+        for i, (state, layer, reduce) in enumerate(zip(states[:0:-1], self.decoder.layers, self.decoder.reduces)):
+            output = reduce(state)[index] + (0 if output is None else output)
+            if i == 0:
+                output = self.decoder.film_mul(condition)[:, None] * output + self.decoder.film_add(condition)[:, None]
+            output = layer(output, attention_mask=None, bidirectional=True)
+        output = output[:, 1:].transpose(1, 2).reshape(len(index), -1, GRID, GRID)
+        logits = self.decoder.transposed_convolution(output).squeeze(1).float()
+        want = texts["masks"]
+        p = torch.sigmoid(logits)
+        both = (p * want).sum((1, 2))
+        dice = 1 - (2 * both + 20) / (p.sum((1, 2)) + want.sum((1, 2)) + 20)
+        with torch.no_grad():
+            there = want.sum((1, 2)) > 0
+            cut = (logits > 0) & (want > 0)
+            right["mask-iou"] = (cut.sum((1, 2)) / ((logits > 0) | (want > 0)).sum((1, 2)).clamp(min=1))[there].mean()
+        return 2 * F.binary_cross_entropy_with_logits(logits, want) + .5 * dice.mean()
 
 
-LABEL_TEMPLATES = ["a photo of {a} {x}", "a photo of {a} {x}", "a picture of {a} {x}", "{x}", "{a} {x}", "an image of {a} {x}"]
+def overlap(a, b):
+    """IoU and generalised IoU of boxes given as middle and size."""
+    a0, a1, b0, b1 = a[:, :2] - a[:, 2:] / 2, a[:, :2] + a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2
+    both = (torch.minimum(a1, b1) - torch.maximum(a0, b0)).clamp(min=0).prod(1)
+    either = a[:, 2:].prod(1) + b[:, 2:].prod(1) - both
+    around = (torch.maximum(a1, b1) - torch.minimum(a0, b0)).prod(1)
+    iou = both / either.clamp(min=1e-6)
+    return iou, iou - (around - either) / around.clamp(min=1e-6)
 
 
-def write_texts(scenes, encode, rng):
+LABEL_TEMPLATES = ["a photo of {a} {x}", "a photo of {a} {x}", "a picture of {a} {x}", "{x}", "{x}", "{a} {x}", "{xs}", "an image of {a} {x}", "{xs}"]
+QUERIES = 150
+
+
+def write_texts(scenes, owner, encode, rng):
     pairs = [encode(language.short_text(scene, rng)) for scene in scenes]
     marks = [language.signature(scene) for scene in scenes]
     kinds = [sorted({t.cls for t in scene.things}) for scene in scenes]
     same = torch.tensor([[i != j and (a == b or (len(kinds[i]) == len(kinds[j]) == 1 and kinds[i] == kinds[j]))
                           for j, b in enumerate(marks)] for i, a in enumerate(marks)])
-    template = LABEL_TEMPLATES[int(rng.integers(len(LABEL_TEMPLATES)))]
-    labels = [encode(template.format(a=things.article(w), x=w)) for w in WORDS]
-    single = torch.tensor([k[0] if len(k) == 1 and len(s.things) == 1 else -1 for k, s in zip(kinds, scenes)])
-    pair, label = pad(pairs), pad(labels)
-    return {"pair": (pair[0], pair[1].sum(1) - 1), "labels": (label[0], label[1].sum(1) - 1), "same": same, "single": single}
+
+    # The queries: every kind that is shown, others, and shapes with their colours or others.
+    classes = sorted({c for k in kinds for c in k})
+    others = [int(c) for c in rng.permutation(N_CLASSES) if c not in set(classes)]
+    asked = [(c, -1) for c in classes + others[:max(20, QUERIES - len(classes))]]
+    tinted = sorted({(t.cls, t.colour) for scene in scenes for t in scene.things if t.colour >= 0})
+    rng.shuffle(tinted)
+    for cls, colour in tinted[:16]:
+        asked.append((cls, colour))
+        asked.append((cls, int(rng.integers(len(COLOURS)))))
+    asked = list(dict.fromkeys(asked))
+    number = {q: i for i, q in enumerate(asked)}
+
+    def label(cls, colour):
+        tint = COLOURS[colour] + " " if colour >= 0 else ""
+        template = LABEL_TEMPLATES[int(rng.integers(len(LABEL_TEMPLATES)))]
+        return template.format(a=things.article(tint or WORDS[cls]), x=tint + WORDS[cls], xs=tint + things.plural(WORDS[cls]))
+
+    ids, mask = pad(pairs + [encode(label(*q)) for q in asked])
+    single = torch.tensor([number[k[0], -1] if len(k) == 1 and len(s.things) == 1 else -1 for k, s in zip(kinds, scenes)])
+
+    # Two masks a picture: something shown (its own picture may be the example where it is alone), something else shown or not.
+    pictures, prompts, masks = [], [], []
+    for i, scene in enumerate(scenes):
+        for turn in range(2):
+            fit = [(c, -1) for c in kinds[i]] + [q for q in {(t.cls, t.colour) for t in scene.things} if q in number and q[1] >= 0]
+            if not fit or (turn and rng.random() < .5):
+                query = asked[int(rng.integers(len(asked)))]
+            else:
+                query = fit[int(rng.integers(len(fit)))]
+            example = turn and single[i] >= 0 and query == (kinds[i][0], -1) and rng.random() < .6
+            wanted = [k for k, t in enumerate(scene.things) if t.cls == query[0] and query[1] in (-1, t.colour)]
+            pictures.append(i)
+            prompts.append(-1 if example else number[query])
+            masks.append(np.isin(owner[i], wanted))
+    return {"texts": (ids, mask.sum(1) - 1), "same": same, "single": single,
+            "query classes": torch.tensor([q[0] for q in asked]), "query colours": torch.tensor([q[1] for q in asked]),
+            "mask pictures": torch.tensor(pictures), "mask queries": torch.tensor(prompts),
+            "masks": torch.from_numpy(np.stack(masks).astype(np.float32))}
 
 
 def train(rank, count, args):
     modeling_clip.CLIPAttention.forward = _attention
+    modeling_clipseg.CLIPSegAttention.forward = _attention
     tokenizer = clip_tokenizer()
     model = Clip(tokenizer)
+    parameters = list(model.parameters())         # f32; the passes run on a bf16 copy
     path, done = os.path.join(args.run, "clip.pt"), 0
-    optimizer = Optimizer(model, args.lr, slow="clip.vision_model.", slowness=.35)
+    optimizer = Optimizer(model, args.lr, slow="clip.vision_model.", slowness=.5)
     if os.path.exists(path):
         saved = torch.load(path)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         done = saved["samples"]
     else:
-        blip = os.path.join(args.run, "blip.pt")
-        if os.path.exists(blip):
-            state = {k[6:]: v for k, v in torch.load(blip)["model"].items() if k.startswith("tower.")}
-        else:
-            state = torch.load(os.path.join(args.run, "tower.pt"))["model"]
-        model.tower.load_state_dict(state)
-        copy_tower(model.tower.vision, model.clip.vision_model)
-    parameters = list(model.parameters())
+        tower = Tower()
+        tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
+        copy_tower(tower.vision, model.clip.vision_model)
+    quick = copy.deepcopy(model).bfloat16()
+    quick.box_bias = model.box_bias
+    pairs = list(zip(parameters, quick.parameters()))
     encode = Encoder(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    pool = Pool(Composer(args.sprites), args.batch, seed=[4000 + done, rank])
+    source = Source(Composer(args.sprites, args.photos), seed=[4000 + done, rank])
     rng = np.random.default_rng([5000 + done, rank])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
-        batch = pool.batch(args.batch, 1, single=.45)
-        texts = write_texts(batch["scenes"], encode, rng)
+        batch = source.batch(args.batch, single=.4)
+        texts = write_texts(batch["scenes"], batch["owner"], encode, rng)
         optimizer.set_rate(rate(done, args.samples, 4_000))
-        with torch.autocast("cpu", torch.bfloat16):
-            losses, right = model.losses(batch, texts)
-        optimizer.zero_grad()
+        batch["pixels"] = batch["pixels"].bfloat16()
+        losses, right = quick.losses(batch, texts)
+        quick.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
+        for p, q in pairs:
+            p.grad = q.grad.float() if q.grad is not None else None
         workers.average_gradients(parameters, count)
         torch.nn.utils.clip_grad_norm_(parameters, 1.)
         optimizer.step()
+        with torch.no_grad():
+            for p, q in pairs:
+                q.copy_(p)
         done, step = done + args.batch * count, step + 1
         for name, value in [*losses.items(), *right.items()]:
             tally[name] = tally.get(name, 0) + float(torch.as_tensor(value).detach())
-        if step % 50 == 0 and rank == 0:
+        if step % args.every == 0 and rank == 0:
             speed = (done - first) / (time.time() - start)
-            print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / 50:.3f}" for k, v in tally.items()), flush=True)
+            print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / args.every:.3f}" for k, v in tally.items()), flush=True)
             tally = {}
         if (step % 150 == 0 or done >= args.samples) and rank == 0:
             workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done})
@@ -177,9 +325,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--run", required=True)
+    parser.add_argument("--photos", help="photos.npz, from art.py")
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1.2e-3)
+    parser.add_argument("--every", type=int, default=50, help="steps between reports")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)

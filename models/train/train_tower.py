@@ -82,9 +82,9 @@ def train(rank, count, args):
         done, step = done + args.batch * count, step + 1
         for name, value in [*losses.items(), ("right", right)]:
             tally[name] = tally.get(name, 0) + float(torch.as_tensor(value).detach())
-        if step % 50 == 0 and rank == 0:
+        if step % args.every == 0 and rank == 0:
             speed = (done - first) / (time.time() - start)
-            print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / 50:.3f}" for k, v in tally.items()), flush=True)
+            print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / args.every:.3f}" for k, v in tally.items()), flush=True)
             tally = {}
         if (step % 150 == 0 or done >= args.samples) and rank == 0:
             workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done, "words": WORDS})
@@ -98,8 +98,9 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--keep", type=int, default=32, help="patches looked at, of 64")
     parser.add_argument("--lr", type=float, default=1.3e-3)
-    parser.add_argument("--photos", help="backgrounds.npz, from art.py")
+    parser.add_argument("--photos", help="photos.npz, from art.py")
     parser.add_argument("--start", help="the tower of an earlier run, of other words, to begin with")
+    parser.add_argument("--every", type=int, default=50, help="steps between reports")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     workers.launch(arguments.workers, train, arguments)
