@@ -286,7 +286,7 @@ def q_compare(scene, rng):
 
 QUESTIONS = {"what": q_what, "beside": q_beside, "count": q_count, "colour": q_colour, "where": q_where,
              "yes/no": q_yesno, "compare": q_compare}
-SHARES = np.array([.2, .14, .19, .1, .13, .19, .05])
+SHARES = np.array([.17, .14, .18, .09, .17, .18, .07])
 
 
 def question(scene, rng):
@@ -358,7 +358,8 @@ def all_words():
     out += """a an the of on in to and or with is are there this that these what which where how many more fewer less as than any
         do does you see can picture image photo photograph background left right above below top bottom center middle
         relative compared color colour yes no piece thing things object objects shown empty it at all side next
-        no-one people person man woman child small big large drawing emoji show shows plain cartoon""".split()
+        no-one people person man woman child small big large drawing emoji show shows plain cartoon
+        not contain present rectangle teal""".split()
     out += ["?", ",", ".", "!", "'", "-", ":"]
     return list(dict.fromkeys(w for w in out if w != "no-one"))
 

@@ -225,6 +225,8 @@ class Composer:
         canvas = np.ascontiguousarray(canvas, np.float32)
         if rng.random() < single:
             counts = [1]
+        elif rng.random() < .02:
+            counts = []                                           # nothing: that has to be said, too
         else:
             n = int(rng.choice(np.arange(1, most + 1), p=np.array([0, .34, .26, .18, .12, .1])[:most] /
                                sum([0, .34, .26, .18, .12, .1][:most])))
@@ -234,7 +236,7 @@ class Composer:
                 counts[int(rng.integers(n_kinds))] += 1
         kinds = self._pick_kinds(rng, len(counts))
         n = sum(counts)
-        low, high = {1: (52, 120), 2: (44, 68), 3: (38, 56)}.get(n, (34, 46))
+        low, high = {0: (1, 1), 1: (52, 120), 2: (44, 68), 3: (38, 56)}.get(n, (34, 46))
         todo = [cls for cls, count in zip(kinds, counts) for _ in range(count)]
         rng.shuffle(todo)
         kind_sprite, kind_colour = {}, {}

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
+import easyvqa
 import language
 import workers
 from optimizer import Optimizer
-from pool import Source
+from pool import Source, to_tensor
 from scenes import Composer
 from schedule import rate
 from towers import Tower, blip_config, use_training_attention
@@ -57,14 +58,14 @@ class Joint(nn.Module):
         with torch.set_grad_enabled(not frozen):
             hidden = self.tower.vision(batch["pixels"]).last_hidden_state
         if not frozen:
-            dense, right["patch-right"] = self.tower.losses(hidden, batch)
+            dense, right["patch-right"] = self.tower.losses(hidden[:len(batch["shown"])], batch)
             out["dense"] = .5 * sum(dense.values())
         seen = torch.ones(hidden.shape[:2], dtype=torch.long)
-
-        if "caption" in texts:
-            out["caption"] = self.caption_loss(hidden, seen, texts)
         if "question" in texts:
             out["vqa"], right["answer-right"] = self.vqa_loss(hidden, seen, texts)
+        hidden, seen = hidden[:len(batch["shown"])], seen[:len(batch["shown"])]     # without easy-vqa's pictures
+        if "caption" in texts:
+            out["caption"] = self.caption_loss(hidden, seen, texts)
         if "statement" in texts:
             out["itm"], out["itc"], right["match-right"] = self.itm_losses(hidden, seen, texts)
         return out, right
@@ -103,7 +104,8 @@ class Joint(nn.Module):
         return itm, itc, matched
 
 
-def write_texts(scenes, encode, rng, vocab, questions, statements, tasks):
+def write_texts(scenes, easy, encode, rng, vocab, questions, statements, tasks):
+    """`easy`: [[(question, answer)]] of the pictures of easy-vqa that follow the scenes."""
     start, end = vocab["[DEC]"], vocab["[SEP]"]
     captions, asked, answers, said, fits, pairs = [], [], [], [], [], []
     for i, scene in enumerate(scenes):
@@ -117,6 +119,10 @@ def write_texts(scenes, encode, rng, vocab, questions, statements, tasks):
             said.append(encode(text))
             fits.append(true)
         pairs.append(encode(language.short_text(scene, rng)))
+    for pairs_of_one in easy if "vqa" in tasks else []:
+        for k in rng.integers(len(pairs_of_one), size=questions):
+            asked.append(encode(pairs_of_one[k][0]))
+            answers.append([start] + encode(pairs_of_one[k][1])[1:-1] + [end])
     marks = [language.signature(scene) for scene in scenes]
     same = torch.tensor([[i != j and a == b for j, b in enumerate(marks)] for i, a in enumerate(marks)])
     out = {}
@@ -127,6 +133,18 @@ def write_texts(scenes, encode, rng, vocab, questions, statements, tasks):
     if "itm" in tasks:
         out.update(statement=pad(said), fits=torch.tensor(fits), pair=pad(pairs), same=same)
     return out
+
+
+def adopt(model, saved, vocab):
+    """The values of models that knew other words: what both have, token by token."""
+    state = model.state_dict()
+    new, old = map(list, zip(*[(vocab[token], i) for i, token in enumerate(saved["vocab"]) if token in vocab]))
+    for name, value in saved["model"].items():
+        if name in state and state[name].shape == value.shape:
+            state[name] = value
+        elif name in state and len(value) == len(saved["vocab"]):
+            state[name][new] = value[old]
+    model.load_state_dict(state)
 
 
 def train(rank, count, args):
@@ -145,6 +163,8 @@ def train(rank, count, args):
         done = saved["samples"]
         if saved.get("trained") == [args.freeze, args.tasks]:
             optimizer.load_state_dict(saved["optimizer"])
+    elif args.start:
+        adopt(model, torch.load(args.start), wordpiece())
     if args.freeze or not done:
         model.tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
     quick = copy.deepcopy(model).bfloat16()
@@ -153,10 +173,14 @@ def train(rank, count, args):
     encode = Encoder(bert_tokenizer(), vocab["[CLS]"], vocab["[SEP]"])
     source = Source(Composer(args.sprites, args.photos), seed=[2000 + done, rank])
     rng = np.random.default_rng([3000 + done, rank])
+    easy_pictures, easy_asked = easyvqa.load("train")
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
         batch = source.batch(args.batch, single=.45 - .15 * min(1, done / args.samples * 2))
-        texts = write_texts(batch["scenes"], encode, rng, vocab, args.questions, args.statements, args.tasks.split(","))
+        easy = rng.integers(len(easy_asked), size=args.easy if "vqa" in args.tasks else 0)
+        if len(easy):
+            batch["pixels"] = torch.cat([batch["pixels"], to_tensor(easy_pictures[easy])])
+        texts = write_texts(batch["scenes"], [easy_asked[i] for i in easy], encode, rng, vocab, args.questions, args.statements, args.tasks.split(","))
         optimizer.set_rate(rate(done, args.samples, 3_000))
         batch["pixels"] = batch["pixels"].bfloat16()
         losses, right = quick.losses(batch, texts, args.freeze)
@@ -179,7 +203,7 @@ def train(rank, count, args):
             tally = {}
         if (step % 150 == 0 or done >= args.samples) and rank == 0:
             workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done,
-                                "trained": [args.freeze, args.tasks]})
+                                "trained": [args.freeze, args.tasks], "vocab": list(vocab)})
 
 
 if __name__ == "__main__":
@@ -188,8 +212,10 @@ if __name__ == "__main__":
     parser.add_argument("--run", required=True)
     parser.add_argument("--photos", help="photos.npz, from art.py")
     parser.add_argument("--samples", type=int, default=100_000)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=45)
     parser.add_argument("--questions", type=int, default=5)
+    parser.add_argument("--easy", type=int, default=3, help="pictures of easy-vqa in a batch")
+    parser.add_argument("--start", help="the checkpoint of an earlier run, of other words, to begin with")
     parser.add_argument("--statements", type=int, default=2)
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--freeze", action="store_true", help="DIR/tower.pt as it is: a quarter cheaper, where time is short")
