@@ -1,43 +1,32 @@
-"""Measures the exported models on scenes whose seeds are never trained on.
+"""Measures the models on scenes whose seeds are never trained on, and on sets that are never trained on.
 
-usage: python evaluate.py --sprites sprites.npz --models models/ [--pictures 400] [--out figures.json]
+usage: python evaluate.py --art DIR (--models models/ | --server HOST:PORT) [--pictures 400] [--easy-vqa] [--out figures.json]
+       python evaluate.py --art DIR --models models/ --server HOST:PORT --agree 200      do the two give the same answers?
 
-Runs transformers' own code on the directories as they are shipped (bf16 weights, f32 arithmetic):
-answers by question kind; captions that name every kind of thing shown (and no other), and with the right
-numbers; true and almost-true statements told apart; retrieval of one of 100 pictures by its caption;
-naming of single things among all words. Chance levels are printed beside the figures.
+DIR is what art.py wrote: sprites.npz, photos.npz; where fluent.npz (fluent.py) lies there, too, the same is measured on that
+style, which no model ever saw.
+
+Answers by question kind; captions that name every kind of thing shown (and no other), and with the right numbers; true and
+almost-true statements told apart; retrieval of one of 100 pictures by its caption; naming of single things among all words; boxes
+(average precision at an overlap of .5, over all boxes of all words together; each picture is asked for what it shows and for five
+things that it does not show) and masks (mean overlap, over pictures and words shown). Chance levels are given beside the figures.
 """
 import argparse
 import json
 import os
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import (AutoProcessor, BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering,
-                          CLIPModel)
 
 import language
 import things
-from scenes import WORDS, Composer
+from backends import Local, Remote, in_batches
+from scenes import N_CLASSES, WORDS, Composer
 
 SEED = 900_000_000          # training seeds are small lists; these are never drawn there
 
 
-def load(kind, folder):
-    return kind.from_pretrained(folder, dtype=torch.float32).eval(), AutoProcessor.from_pretrained(folder)
-
-
-def pixels(processor, pictures):
-    return processor.image_processor(pictures, return_tensors="pt").pixel_values
-
-
-def in_batches(items, size):
-    return [items[i:i + size] for i in range(0, len(items), size)]
-
-
-def vqa(folder, scenes, pictures, rng, per_kind):
-    model, processor = load(BlipForQuestionAnswering, folder)
+def vqa(backend, scenes, pictures, rng, per_kind):
     asked = []
     for kind, ask in language.QUESTIONS.items():
         n = 0
@@ -46,29 +35,19 @@ def vqa(folder, scenes, pictures, rng, per_kind):
             if made and n < per_kind:
                 asked.append((kind, int(i), made[0], str(made[1])))
                 n += 1
-    right, total, often = {}, {}, {}
-    by_length = {}
-    for row in asked:                        # one length at a time: generate() does not mask padded questions
-        by_length.setdefault(len(processor.tokenizer(row[2]).input_ids), []).append(row)
-    wrong = []
-    for rows in by_length.values():
-        for part in in_batches(rows, 64):
-            ids = processor.tokenizer([r[2] for r in part], return_tensors="pt")
-            with torch.no_grad():
-                out = model.generate(input_ids=ids.input_ids, attention_mask=ids.attention_mask,
-                                     pixel_values=pixels(processor, [pictures[r[1]] for r in part]), max_new_tokens=4)
-            for (kind, i, question, answer), text in zip(part, processor.batch_decode(out, skip_special_tokens=True)):
-                total[kind] = total.get(kind, 0) + 1
-                right[kind] = right.get(kind, 0) + (text.strip() == answer)
-                often.setdefault(kind, {}).setdefault(answer, 0)
-                often[kind][answer] += 1
-                if text.strip() != answer:
-                    wrong.append((kind, question, answer, text))
-    figures = {kind: {"right": right[kind] / total[kind], "commonest answer": max(often[kind].values()) / total[kind], "n": total[kind]}
-               for kind in total}
-    shares = dict(zip(language.QUESTIONS, language.SHARES))
-    figures["overall"] = {"right": sum(shares[k] * figures[k]["right"] for k in shares), "n": sum(total.values())}
-    return figures, wrong
+    figures, wrong = {}, []
+    for (kind, _, question, answer), text in zip(asked, backend.answers([(pictures[i], q) for _, i, q, _ in asked])):
+        entry = figures.setdefault(kind, {"right": 0, "n": 0, "often": {}})
+        entry["n"] += 1
+        entry["right"] += text == answer
+        entry["often"][answer] = entry["often"].get(answer, 0) + 1
+        if text != answer:
+            wrong.append((kind, question, answer, text))
+    print("some wrong answers:", *wrong[::max(1, len(wrong) // 10)], sep="\n  ")
+    figures = {kind: {"right": e["right"] / e["n"], "commonest answer": max(e["often"].values()) / e["n"], "n": e["n"]} for kind, e in figures.items()}
+    shares = {kind: share for kind, share in zip(language.QUESTIONS, language.SHARES) if kind in figures}
+    figures["overall"] = {"right": sum(shares[k] * figures[k]["right"] for k in shares) / sum(shares.values()), "n": sum(f["n"] for f in figures.values())}
+    return figures
 
 
 def nouns():
@@ -79,16 +58,10 @@ def nouns():
     return table
 
 
-def caption(folder, scenes, pictures):
-    model, processor = load(BlipForConditionalGeneration, folder)
+def caption(backend, scenes, pictures, rng):
     table, numbers = nouns(), {n: i for i, n in enumerate(language.NUMBERS)}
-    all_named = exact = counted = 0
-    found = present = 0
-    texts = []
-    for part in in_batches(list(range(len(scenes))), 50):
-        with torch.no_grad():
-            out = model.generate(pixel_values=pixels(processor, [pictures[i] for i in part]), max_new_tokens=40)
-        texts += processor.batch_decode(out, skip_special_tokens=True)
+    all_named = exact = counted = found = present = 0
+    texts = backend.captions(pictures)
     for scene, text in zip(scenes, texts):
         said, number = {}, 1
         for word in text.replace(",", " ").split():
@@ -106,100 +79,155 @@ def caption(folder, scenes, pictures):
         counted += shown == said
         found += len(set(shown) & set(said))
         present += len(shown)
+    for scene, text in list(zip(scenes, texts))[:10]:
+        print(f"  {text}   [{language.caption(scene, rng, plain=True)}]")
     n = len(scenes)
     return {"names every kind shown": all_named / n, "names exactly the kinds shown": exact / n,
-            "kinds and numbers right": counted / n, "kinds found": found / present, "n": n}, texts
+            "kinds and numbers right": counted / n, "kinds found": found / present, "n": n}
 
 
-def itm(folder, scenes, pictures, rng):
-    model, processor = load(BlipForImageTextRetrieval, folder)
-    right = {"true": 0, "almost true": 0, "of another picture": 0}
+def itm(backend, scenes, pictures, rng):
     texts = {"true": [language.caption(s, rng) for s in scenes], "almost true": [language.false_caption(s, rng) for s in scenes]}
     texts["of another picture"] = [language.caption(scenes[(i + 1) % len(scenes)], rng) for i in range(len(scenes))]
-    for kind in right:
-        for part in in_batches(list(range(len(scenes))), 50):
-            ids = processor.tokenizer([texts[kind][i] for i in part], return_tensors="pt", padding=True)
-            with torch.no_grad():
-                fits = model(input_ids=ids.input_ids, attention_mask=ids.attention_mask,
-                             pixel_values=pixels(processor, [pictures[i] for i in part])).itm_score.argmax(1)
-            right[kind] += int((fits == (kind == "true")).sum())
-    figures = {kind + " judged right": n / len(scenes) for kind, n in right.items()}
-    hits = 0
+    return {kind + " judged right": float(np.mean([fits == (kind == "true") for fits in backend.fits(list(zip(pictures, said)))]))
+            for kind, said in texts.items()}
+
+
+def clip(backend, scenes, pictures, singles, single_pictures, rng):
+    hits = []
     for part in in_batches(list(range(len(scenes))), 100):
-        ids = processor.tokenizer([texts["true"][i] for i in part], return_tensors="pt", padding=True)
-        with torch.no_grad():
-            cosine = model(input_ids=ids.input_ids, attention_mask=ids.attention_mask, use_itm_head=False,
-                           pixel_values=pixels(processor, [pictures[i] for i in part])).itm_score
-        hits += int((cosine.argmax(0) == torch.arange(len(part))).sum())
-    figures["retrieval by cosine R@1 of 100"] = hits / len(scenes)
+        cosine = backend.embed_texts([language.caption(scenes[i], rng) for i in part]) @ backend.embed_pictures([pictures[i] for i in part]).T
+        marks = [language.signature(scenes[i]) for i in part]
+        hits += [marks[k] == marks[i] for i, k in enumerate(cosine.argmax(1))]
+    labels = backend.embed_texts([f"a photo of {things.article(w)} {w}" for w in WORDS])
+    order = np.argsort(-backend.embed_pictures(single_pictures) @ labels.T, 1)
+    goal = np.array([[s.things[0].cls] for s in singles])
+    return {"retrieval R@1 of 100": float(np.mean(hits)), "naming among all words": float((order[:, :1] == goal).mean()),
+            "naming, among the first five": float((order[:, :5] == goal).any(1).mean()), "chance of naming": 1 / len(WORDS)}
+
+
+def overlap(a, b):
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(0, width) * max(0, height)
+    return both / max(1e-9, (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def detection(backend, scenes, pictures, rng):
+    found, total, firsts = [], 0, []
+    for scene, picture in zip(scenes, pictures):
+        kinds = sorted({t.cls for t in scene.things})
+        asked = kinds + list(dict.fromkeys(c for c in rng.integers(N_CLASSES, size=5).tolist() if c not in kinds))
+        total += len(scene.things)
+        left = list(scene.things)
+        for score, query, box in backend.detect(picture, [WORDS[c] for c in asked]):
+            fit = max((t for t in left if t.cls == asked[query]), key=lambda t: overlap(t.box, box), default=None)
+            hit = fit is not None and overlap(fit.box, box) >= .5
+            if hit:
+                left = [t for t in left if t is not fit]
+            found.append((score, hit))
+        firsts.append(len(left) == 0)
+    hits = np.array([hit for _, hit in sorted(found, key=lambda f: -f[0])], float)
+    recall, precision = hits.cumsum() / total, hits.cumsum() / np.arange(1, len(hits) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return {"AP50": float((np.diff(recall, prepend=0) * precision).sum()), "things boxed right at any score": float(hits.sum() / total),
+            "pictures with all things boxed": float(np.mean(firsts)), "boxes": total}
+
+
+def segmentation(backend, scenes, pictures):
+    overlaps = []
+    for scene, picture in zip(scenes, pictures):
+        kinds = sorted({t.cls for t in scene.things})
+        if not kinds:
+            continue
+        for cls, mask in zip(kinds, backend.segment(picture, [WORDS[c] for c in kinds])):
+            want = np.isin(scene.owner, [k for k, t in enumerate(scene.things) if t.cls == cls])
+            overlaps.append((mask & want).sum() / max(1, (mask | want).sum()))
+    return {"mIoU": float(np.mean(overlaps)), "masks": len(overlaps)}
+
+
+def easy_vqa(backend):
+    import easyvqa
+    pictures, asked = easyvqa.load("test")
+    pictures = [Image.fromarray(p) for p in pictures]
+    rows = [(pictures[i], q, a) for i, pairs in enumerate(asked) for q, a in pairs]
+    return {"right": float(np.mean([text == a for text, (_, _, a) in zip(backend.answers([r[:2] for r in rows]), rows)])), "n": len(rows)}
+
+
+def measure(backend, composer, n, per_kind):
+    rng = np.random.default_rng(SEED)
+    scenes, singles = [composer.compose(rng) for _ in range(n)], [composer.compose(rng, single=1.) for _ in range(n)]
+    pictures, alone = ([Image.fromarray(s.pixels) for s in group] for group in (scenes, singles))
+    figures = {}
+    for task, name, parts in (("vqa", "vqa", lambda: vqa(backend, scenes, pictures, rng, per_kind)),
+                              ("caption", "caption", lambda: caption(backend, scenes, pictures, rng)),
+                              ("match", "itm", lambda: itm(backend, scenes, pictures, rng)),
+                              ("embed", "clip", lambda: clip(backend, scenes, pictures, singles, alone, rng)),
+                              ("detect", "detect", lambda: detection(backend, scenes, pictures, rng)),
+                              ("segment", "segment", lambda: segmentation(backend, scenes, pictures))):
+        if backend.has(task):
+            figures[name] = parts()
     return figures
 
 
-def clip(folder, scenes, pictures, singles, single_pictures, rng):
-    model, processor = load(CLIPModel, folder)
+def agreement(local, remote, composer, n):
+    """The share of n pictures for which both give the same: each text, top label, judgement, best box, mask (an overlap of .99)."""
+    rng = np.random.default_rng(SEED + 1)
+    scenes = [composer.compose(rng) for _ in range(n)]
+    pictures = [Image.fromarray(s.pixels) for s in scenes]
+    asked = [(picture, language.question(scene, rng)[1]) for picture, scene in zip(pictures, scenes)]
+    said = [(picture, language.statement(scene, scenes[0], rng)[0]) for picture, scene in zip(pictures, scenes)]
+    queries = [list(dict.fromkeys([WORDS[t.cls] for t in scene.things] + [WORDS[int(rng.integers(N_CLASSES))]])) for scene in scenes]
+    labels = [f"a photo of a {w}" for w in WORDS]
 
-    def embed(images=None, texts=None):
-        with torch.no_grad():
-            if texts is not None:
-                out = model.get_text_features(**processor.tokenizer(texts, return_tensors="pt", padding=True))
-            else:
-                out = model.get_image_features(pixels(processor, images))
-        out = getattr(out, "pooler_output", out)
-        return torch.nn.functional.normalize(out, dim=-1)
+    def top(backend):
+        return (backend.embed_pictures(pictures) @ backend.embed_texts(labels).T).argmax(1).tolist()
 
-    hits = []
-    for part in in_batches(list(range(len(scenes))), 100):
-        a, b = embed(images=[pictures[i] for i in part]), embed(texts=[language.caption(scenes[i], rng) for i in part])
-        cosine = b @ a.T
-        marks = [language.signature(scenes[i]) for i in part]
-        hits += [marks[int(k)] == marks[i] for i, k in enumerate(cosine.argmax(1))]
-    labels = embed(texts=[f"a photo of {things.article(w)} {w}" for w in WORDS])
-    named = five = 0
-    for part in in_batches(list(range(len(singles))), 100):
-        top = (embed(images=[single_pictures[i] for i in part]) @ labels.T).topk(5).indices
-        goal = torch.tensor([singles[i].things[0].cls for i in part])
-        named += int((top[:, 0] == goal).sum())
-        five += int((top == goal[:, None]).any(1).sum())
-    return {"retrieval R@1 of 100": float(np.mean(hits)), "naming among all words": named / len(singles),
-            "naming, among the first five": five / len(singles), "chance of naming": 1 / len(WORDS)}
+    def best(backend):
+        return [[(d[1], tuple(round(x / 2) for x in d[2])) for d in backend.detect(p, q)[:1]] for p, q in zip(pictures, queries)]
+
+    def same_box(a, b):
+        return len(a) == len(b) and all(x[0] == y[0] and np.abs(np.subtract(x[1], y[1])).max() <= 1 for x, y in zip(a, b))
+
+    masks = [[backend.segment(p, q[:1])[0] for p, q in zip(pictures, queries)] for backend in (local, remote)]
+    return {"captions": float(np.mean([a == b for a, b in zip(local.captions(pictures), remote.captions(pictures))])),
+            "answers": float(np.mean([a == b for a, b in zip(local.answers(asked), remote.answers(asked))])),
+            "judgements": float(np.mean([a == b for a, b in zip(local.fits(said), remote.fits(said))])),
+            "top label": float(np.mean([a == b for a, b in zip(top(local), top(remote))])),
+            "best box": float(np.mean([same_box(a, b) for a, b in zip(best(local), best(remote))])),
+            "mask": float(np.mean([(a & b).sum() >= .99 * (a | b).sum() for a, b in zip(*masks)])), "pictures": n}
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--sprites", required=True)
-    parser.add_argument("--models", required=True)
+    parser.add_argument("--art", required=True)
+    parser.add_argument("--models")
+    parser.add_argument("--server")
     parser.add_argument("--pictures", type=int, default=400)
     parser.add_argument("--per-kind", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--agree", type=int, help="compare the server with transformers on so many pictures")
+    parser.add_argument("--easy-vqa", action="store_true", help="easy-vqa's test split, too (PyPI easy-vqa)")
     parser.add_argument("--out")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    rng, composer = np.random.default_rng(SEED), Composer(args.sprites)
-    scenes = [composer.compose(rng) for _ in range(args.pictures)]
-    singles = [composer.compose(rng, single=1.) for _ in range(args.pictures)]
-    pictures = [Image.fromarray(s.pixels) for s in scenes]
-    single_pictures = [Image.fromarray(s.pixels) for s in singles]
-    figures = {}
 
-    def here(name):
-        folder = os.path.join(args.models, name)
-        return folder if os.path.exists(os.path.join(folder, "model.safetensors")) else None
+    def art(name):
+        path = os.path.join(args.art, name)
+        return path if os.path.exists(path) else None
 
-    if here("vlmd-vqa"):
-        figures["vqa"], wrong = vqa(here("vlmd-vqa"), scenes, pictures, rng, args.per_kind)
-        print("some wrong answers:", *wrong[::max(1, len(wrong) // 10)], sep="\n  ")
-    if here("vlmd-caption"):
-        figures["caption"], texts = caption(here("vlmd-caption"), scenes, pictures)
-        for scene, text in list(zip(scenes, texts))[:10]:
-            print(f"  {text}   [{language.caption(scene, rng, plain=True)}]")
-    if here("vlmd-itm"):
-        figures["itm"] = itm(here("vlmd-itm"), scenes, pictures, rng)
-    if here("vlmd-clip"):
-        figures["clip"] = clip(here("vlmd-clip"), scenes, pictures, singles, single_pictures, rng)
+    composer = Composer(art("sprites.npz"), art("photos.npz"))
+    if args.agree:
+        figures = agreement(Local(args.models), Remote(args.server), composer, args.agree)
+    else:
+        backend = Remote(args.server) if args.server else Local(args.models)
+        figures = measure(backend, composer, args.pictures, args.per_kind)
+        if art("fluent.npz"):
+            figures["unseen style"] = measure(backend, Composer(art("fluent.npz"), art("photos.npz")), args.pictures // 2, args.per_kind // 2)
+        if args.easy_vqa and backend.has("vqa"):
+            figures["easy-vqa"] = easy_vqa(backend)
     text = json.dumps(figures, indent=1)
     print(text)
     if args.out:
-        open(args.out, "w", encoding="utf-8").write(text + "\n")
+        with open(args.out, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the four model directories from the checkpoints of the runs: bf16 weights, configuration, tokenizer.
+"""Writes the six model directories from the checkpoints of the runs: bf16 weights, configuration, tokenizer.
 
 usage: python export.py --run DIR --to models/ [--only blip|clip]
 """
@@ -7,12 +7,12 @@ import json
 import os
 
 import torch
-from transformers import GenerationConfig
+from transformers import CLIPSegForImageSegmentation, GenerationConfig, OwlViTForObjectDetection
 
 from scenes import SIZE
 from towers import IMAGE_MEAN, IMAGE_STD
 from train_blip import Joint
-from train_clip import Clip
+from train_clip import Clip, owl_config, seg_config
 from vocabulary import bert_tokenizer, clip_tokenizer, wordpiece
 
 
@@ -22,10 +22,10 @@ def write_json(folder, name, content):
         file.write("\n")
 
 
-def preprocessor(folder, family):
+def preprocessor(folder, image, family):
     write_json(folder, "preprocessor_config.json", {
         "do_center_crop": False, "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
-        "image_mean": list(IMAGE_MEAN), "image_processor_type": family + "ImageProcessor", "image_std": list(IMAGE_STD),
+        "image_mean": list(IMAGE_MEAN), "image_processor_type": image + "ImageProcessor", "image_std": list(IMAGE_STD),
         "processor_class": family + "Processor", "resample": 3, "rescale_factor": 1 / 255,
         "size": {"height": SIZE, "width": SIZE}})
 
@@ -54,22 +54,45 @@ def blip(run, to):
         bert_tokenizer().save_pretrained(folder)
         with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as file:
             file.writelines(token + "\n" for token in vocab)
-        preprocessor(folder, "Blip")
+        preprocessor(folder, "Blip", "Blip")
+
+
+def renamed(state, *pairs):
+    """The tensors whose names begin with the first of a pair, with the second in its place; the first pair that fits counts."""
+    out = {}
+    for name, value in state.items():
+        for old, new in pairs:
+            if name.startswith(old):
+                out[new + name[len(old):]] = value
+                break
+    return out
 
 
 def clip(run, to):
+    """CLIP, and the detector and the segmenter, each with its own copy of the towers."""
     tokenizer = clip_tokenizer()
-    model = Clip(tokenizer)
-    model.load_state_dict(torch.load(os.path.join(run, "clip.pt"))["model"])
-    folder = os.path.join(to, "vlmd-clip")
-    save(model.clip, folder)
-    tokenizer.save_pretrained(folder)
-    state = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    write_json(folder, "vocab.json", state["vocab"])
-    with open(os.path.join(folder, "merges.txt"), "w", encoding="utf-8") as file:
-        file.write("#version: 0.2\n")
-        file.writelines((m if isinstance(m, str) else " ".join(m)) + "\n" for m in state["merges"])
-    preprocessor(folder, "CLIP")
+    joint = Clip(tokenizer)
+    joint.load_state_dict(torch.load(os.path.join(run, "clip.pt"))["model"])
+    state = joint.state_dict()
+    detector = OwlViTForObjectDetection(owl_config(tokenizer))
+    parts = renamed(state, ("clip.vision_model.pre_layrnorm.", "owlvit.vision_model.pre_layernorm."),
+                    ("clip.vision_model.post_layernorm.", "unused."), ("clip.", "owlvit."),
+                    ("owl_post.", "owlvit.vision_model.post_layernorm."), ("owl_norm.", "layer_norm."),
+                    ("class_head.", "class_head."), ("box_head.", "box_head."))
+    detector.load_state_dict({name: value for name, value in parts.items() if not name.startswith("unused.")})
+    segmenter = CLIPSegForImageSegmentation(seg_config(tokenizer))
+    segmenter.load_state_dict(renamed(state, ("clip.", "clip."), ("decoder.", "decoder.")))
+    for name, model, image, family in (("clip", joint.clip, "CLIP", "CLIP"), ("detect", detector, "OwlViT", "OwlViT"),
+                                       ("segment", segmenter, "ViT", "CLIPSeg")):
+        folder = os.path.join(to, "vlmd-" + name)
+        save(model, folder)
+        tokenizer.save_pretrained(folder)
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+        write_json(folder, "vocab.json", parts["vocab"])
+        with open(os.path.join(folder, "merges.txt"), "w", encoding="utf-8") as file:
+            file.write("#version: 0.2\n")
+            file.writelines((m if isinstance(m, str) else " ".join(m)) + "\n" for m in parts["merges"])
+        preprocessor(folder, image, family)
 
 
 if __name__ == "__main__":

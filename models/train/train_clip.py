@@ -219,7 +219,7 @@ def overlap(a, b):
     return iou, iou - (around - either) / around.clamp(min=1e-6)
 
 
-LABEL_TEMPLATES = ["a photo of {a} {x}", "a photo of {a} {x}", "a picture of {a} {x}", "{x}", "{x}", "{a} {x}", "{xs}", "an image of {a} {x}", "{xs}"]
+LABEL_TEMPLATES = ["a photo of {a} {x}", "a photo of a {x}", "a picture of {a} {x}", "{x}", "{x}", "{a} {x}", "{xs}", "an image of {a} {x}", "{xs}"]
 QUERIES = 150
 
 

@@ -61,7 +61,7 @@ def train(rank, count, args):
         batch = source.batch(args.batch, single=.4 - .15 * min(1, share * 3))
         optimizer.set_rate(rate(done, args.samples, 6_000))
         batch["pixels"] = batch["pixels"].bfloat16()
-        if done < args.samples * .85:
+        if done < args.samples * .9:
             hidden, kept = quick.look(batch["pixels"], batch["patches"], args.keep)
             for name in ("patches", "colours", "boxes", "cover"):
                 index = kept if batch[name].ndim == 2 else kept[..., None].expand(-1, -1, batch[name].shape[2])
