@@ -14,7 +14,7 @@ import things
 from art import STYLES
 from scenes import FIRST_SHAPE, WORDS, Composer
 
-# name, size, kind, background, [(word, style, x, y, side)] in units of the picture's side; colour for shapes
+# name, size, kind, background (two colours: from the top down), [(word, style, x, y, side)] in units of the picture's side; colour for shapes
 SAMPLES = [
     ("a-dog", 320, "jpg", "white", [("dog", "twemoji", .5, .5, .62)]),
     ("two-cats-left-of-a-pizza", 512, "png", "blue", [("cat", "twemoji", .2, .28, .3), ("cat", "twemoji", .24, .72, .3), ("pizza", "noto", .74, .5, .38)]),
@@ -24,6 +24,9 @@ SAMPLES = [
     ("a-guitar-and-a-trumpet", 400, "jpg", "purple", [("guitar", "twemoji", .28, .4, .44), ("trumpet", "noto", .72, .62, .42)]),
     ("a-rocket-below-the-moon", 384, "png", "black", [("moon", "noto", .5, .24, .3), ("rocket", "twemoji", .5, .7, .42)]),
     ("a-butterfly-and-two-tulips", 480, "jpg", "pink", [("butterfly", "noto", .5, .25, .33), ("tulip", "twemoji", .25, .72, .34), ("tulip", "twemoji", .72, .72, .34)]),
+    ("a-bus-two-cars-and-a-bicycle", 480, "jpg", ("blue", "white"), [("bus", "noto", .29, .29, .38), ("car", "twemoji", .74, .25, .3), ("car", "noto", .28, .75, .32), ("bicycle", "twemoji", .73, .74, .34)]),
+    ("a-cat-a-dog-and-a-rabbit", 400, "jpg", ("green", "yellow"), [("cat", "noto", .24, .3, .36), ("dog", "twemoji", .74, .33, .36), ("rabbit", "noto", .48, .76, .36)]),
+    ("two-apples-a-pear-a-lemon-and-a-pineapple", 512, "jpg", "white", [("apple", "twemoji", .2, .24, .27), ("apple", "noto", .24, .74, .27), ("pear", "noto", .5, .48, .3), ("lemon", "twemoji", .78, .25, .28), ("pineapple", "noto", .78, .72, .34)]),
 ]
 
 
@@ -35,7 +38,9 @@ def main():
     os.makedirs(args.to, exist_ok=True)
     composer = Composer(args.sprites)
     for name, size, kind, back, laid in SAMPLES:
-        canvas = Image.new("RGB", (size, size), things.COLOURS[back])
+        top, bottom = (np.array(things.COLOURS[c], np.float32) for c in (back if isinstance(back, tuple) else (back, back)))
+        slope = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
+        canvas = Image.fromarray(np.broadcast_to(top + (bottom - top) * slope, (size, size, 3)).round().astype(np.uint8))
         for word, style, x, y, side in laid:
             cls, n = WORDS.index(word), round(side * size)
             if cls >= FIRST_SHAPE:
