@@ -33,7 +33,7 @@ from pool import Source
 from scenes import COLOURS, FIRST_SHAPE, GRID, N_CLASSES, PATCH, SIZE, WORDS, Composer
 from schedule import rate
 from towers import HEADS, TEXT_INNER, TEXT_LAYERS, VISION_INNER, VISION_LAYERS, WIDTH, Tower, attend
-from train_blip import pad
+from train_blip import adopt, pad
 from vocabulary import CLIP_POSITIONS, Encoder, clip_tokenizer
 
 
@@ -104,6 +104,9 @@ class Clip(nn.Module):
         self.decoder = modeling_clipseg.CLIPSegDecoder(seg_config(tokenizer))
         self.register_buffer("box_bias", OwlViTForObjectDetection.compute_box_bias(OwlViTForObjectDetection, GRID, GRID), persistent=False)
         with torch.no_grad():
+            for p in self.decoder.parameters():          # transformers starts these at a deviation of 1
+                if p.ndim > 1:
+                    p.normal_(std=p.shape[1] ** -.5 if p.ndim == 2 else .02)
             self.owl_post.weight.fill_(.5)               # (1 + a/2)(1 + b/2): patch times class row begins nearly as their sum
             self.owl_post.bias.fill_(1.)
             self.class_head.logit_scale.bias.fill_(11.)
@@ -131,8 +134,9 @@ class Clip(nn.Module):
         picture = F.normalize(shown.float(), dim=-1)
         scale = self.clip.logit_scale.float().exp().clamp(max=100)
         n = len(hidden)
-        both = self.text(*texts["texts"])                # the batch's captions, then the queries
-        text, queries = F.normalize(both[:n].float(), dim=-1), F.normalize(both[n:].float(), dim=-1)
+        text = F.normalize(self.text(*texts["pairs"]).float(), dim=-1)
+        asked = self.text(*texts["queries"])
+        queries = F.normalize(asked.float(), dim=-1)
         out, right = {}, {}
 
         cosine = (scale * picture @ text.T).masked_fill(texts["same"], -1e4)
@@ -148,7 +152,7 @@ class Clip(nn.Module):
         right["named"] = (logits.argmax(1) == single[rows]).float().mean()
 
         out.update(self.detection_losses(hidden, batch, texts, queries, plain, right))
-        out["mask"] = self.mask_loss(states, both[n:], shown, batch, texts, right)
+        out["mask"] = self.mask_loss(states, asked, shown, batch, texts, right)
         return out, right
 
     def detection_losses(self, hidden, batch, texts, queries, plain, right):
@@ -196,8 +200,10 @@ class Clip(nn.Module):
             if i == 0:
                 output = self.decoder.film_mul(condition)[:, None] * output + self.decoder.film_add(condition)[:, None]
             output = layer(output, attention_mask=None, bidirectional=True)
-        output = output[:, 1:].transpose(1, 2).reshape(len(index), -1, GRID, GRID)
-        logits = self.decoder.transposed_convolution(output).squeeze(1).float()
+        # The transposed convolution as a matrix product: torch's takes a third of the whole step in bf16.
+        convolution = self.decoder.transposed_convolution
+        parts = output[:, 1:] @ convolution.weight.flatten(1) + convolution.bias
+        logits = parts.reshape(-1, GRID, GRID, PATCH, PATCH).transpose(2, 3).reshape(-1, SIZE, SIZE).float()
         want = texts["masks"]
         p = torch.sigmoid(logits)
         both = (p * want).sum((1, 2))
@@ -247,7 +253,7 @@ def write_texts(scenes, owner, encode, rng):
         template = LABEL_TEMPLATES[int(rng.integers(len(LABEL_TEMPLATES)))]
         return template.format(a=things.article(tint or WORDS[cls]), x=tint + WORDS[cls], xs=tint + things.plural(WORDS[cls]))
 
-    ids, mask = pad(pairs + [encode(label(*q)) for q in asked])
+    (pair, pair_mask), (ids, mask) = pad(pairs), pad([encode(label(*q)) for q in asked])
     single = torch.tensor([number[k[0], -1] if len(k) == 1 and len(s.things) == 1 else -1 for k, s in zip(kinds, scenes)])
 
     # Two masks a picture: something shown (its own picture may be the example where it is alone), something else shown or not.
@@ -264,7 +270,7 @@ def write_texts(scenes, owner, encode, rng):
             pictures.append(i)
             prompts.append(-1 if example else number[query])
             masks.append(np.isin(owner[i], wanted))
-    return {"texts": (ids, mask.sum(1) - 1), "same": same, "single": single,
+    return {"pairs": (pair, pair_mask.sum(1) - 1), "queries": (ids, mask.sum(1) - 1), "same": same, "single": single,
             "query classes": torch.tensor([q[0] for q in asked]), "query colours": torch.tensor([q[1] for q in asked]),
             "mask pictures": torch.tensor(pictures), "mask queries": torch.tensor(prompts),
             "masks": torch.from_numpy(np.stack(masks).astype(np.float32))}
@@ -287,6 +293,8 @@ def train(rank, count, args):
         tower = Tower()
         tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
         copy_tower(tower.vision, model.clip.vision_model)
+        if args.start:
+            adopt(model, torch.load(args.start), tokenizer.get_vocab())
     quick = copy.deepcopy(model).bfloat16()
     quick.box_bias = model.box_bias
     pairs = list(zip(parameters, quick.parameters()))
@@ -318,7 +326,8 @@ def train(rank, count, args):
             print(f"{done} {speed:.0f}/s " + " ".join(f"{k} {v / args.every:.3f}" for k, v in tally.items()), flush=True)
             tally = {}
         if (step % 150 == 0 or done >= args.samples) and rank == 0:
-            workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done})
+            workers.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "samples": done,
+                                "vocab": sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)})
 
 
 if __name__ == "__main__":
@@ -326,6 +335,7 @@ if __name__ == "__main__":
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--photos", help="photos.npz, from art.py")
+    parser.add_argument("--start", help="the checkpoint of an earlier run, of other words: its text tower to begin with")
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1.2e-3)
