@@ -117,7 +117,8 @@ class Local:
         ids = processor.tokenizer(queries, return_tensors="pt", padding=True)
         with self.torch.no_grad():
             logits = model(**ids, pixel_values=self.pixels(processor, [picture] * len(queries))).logits
-        return (logits.reshape(len(queries), *logits.shape[-2:]) > 0).numpy()
+        logits = logits.reshape(1, len(queries), *logits.shape[-2:])
+        return (self.torch.nn.functional.interpolate(logits, (picture.height, picture.width), mode="bilinear", align_corners=False)[0] > 0).numpy()
 
 
 class Remote:
