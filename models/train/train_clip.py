@@ -73,15 +73,24 @@ def seg_config(tokenizer):
                          decoder_intermediate_size=256, conditional_layer=0)
 
 
-def copy_tower(source, target):
-    """BLIP's vision tower into CLIP's. CLIP has no bias on its patches (the positions take it) and one
-    normalisation more at the entrance, which training has to get used to."""
+def copy_tower(source, target, pixels):
+    """BLIP's vision tower into CLIP's. CLIP has no bias on its patches (the positions take it) and one normalisation more
+    at the entrance: its weight is what patches of `pixels` usually measure there, so that the layers see what they are used
+    to. The class row is a tenth of that size. It keeps it: one coordinate, which the weight leaves out, carries the length.
+    (With a weight of 1 the tower names 7 % of the patches right, so 91 %, and 96 % before.)
+    """
     e, t = source.embeddings, target.embeddings
     with torch.no_grad():
         t.patch_embedding.weight.copy_(e.patch_embedding.weight)
-        t.class_embedding.copy_(e.class_embedding[0, 0])
         t.position_embedding.weight.copy_(e.position_embedding[0])
         t.position_embedding.weight[1:] += e.patch_embedding.bias
+        rows = e(pixels)[:, 1:]
+        size, least = rows.std(-1).mean(), int(rows.var((0, 1)).argmin())
+        target.pre_layrnorm.weight.fill_(size)
+        target.pre_layrnorm.weight[least] = 0
+        t.class_embedding.copy_(e.class_embedding[0, 0] + e.position_embedding[0, 0])
+        t.class_embedding[least] = size * WIDTH ** .5
+        t.position_embedding.weight[0] = 0
         for a, b in zip(source.encoder.layers, target.encoder.layers):
             for name, weight, bias in zip("qkv", a.self_attn.qkv.weight.chunk(3), a.self_attn.qkv.bias.chunk(3)):
                 part = getattr(b.self_attn, name + "_proj")
@@ -282,24 +291,24 @@ def train(rank, count, args):
     tokenizer = clip_tokenizer()
     model = Clip(tokenizer)
     parameters = list(model.parameters())         # f32; the passes run on a bf16 copy
-    path, done = os.path.join(args.run, "clip.pt"), 0
-    optimizer = Optimizer(model, args.lr, slow="clip.vision_model.", slowness=.5)
-    if os.path.exists(path):
-        saved = torch.load(path)
+    path = os.path.join(args.run, "clip.pt")
+    optimizer = Optimizer(model, args.lr, slow="clip.vision_model.", slowness=.35)
+    saved = torch.load(path) if os.path.exists(path) else None
+    done = saved["samples"] if saved else 0
+    source = Source(Composer(args.sprites, args.photos), seed=[4000 + done, rank])
+    if saved:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        done = saved["samples"]
     else:
         tower = Tower()
         tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
-        copy_tower(tower.vision, model.clip.vision_model)
+        copy_tower(tower.vision, model.clip.vision_model, source.batch(200, single=.3)["pixels"])
         if args.start:
             adopt(model, torch.load(args.start), tokenizer.get_vocab())
     quick = copy.deepcopy(model).bfloat16()
     quick.box_bias = model.box_bias
     pairs = list(zip(parameters, quick.parameters()))
     encode = Encoder(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    source = Source(Composer(args.sprites, args.photos), seed=[4000 + done, rank])
     rng = np.random.default_rng([5000 + done, rank])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
@@ -338,7 +347,7 @@ if __name__ == "__main__":
     parser.add_argument("--start", help="the checkpoint of an earlier run, of other words: its text tower to begin with")
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1.2e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--every", type=int, default=50, help="steps between reports")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
