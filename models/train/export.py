@@ -72,8 +72,10 @@ def clip(run, to):
     """CLIP, and the detector and the segmenter, each with its own copy of the towers."""
     tokenizer = clip_tokenizer()
     joint = Clip(tokenizer)
-    joint.load_state_dict(torch.load(os.path.join(run, "clip.pt"))["model"])
-    state = joint.state_dict()
+    joint.load_state_dict(torch.load(os.path.join(run, "clip.pt"))["model"], strict=False)    # its decoder is not used
+    finder = Clip(tokenizer)
+    finder.load_state_dict(torch.load(os.path.join(run, "find.pt"))["model"])
+    state = finder.state_dict()
     detector = OwlViTForObjectDetection(owl_config(tokenizer))
     parts = renamed(state, ("clip.vision_model.pre_layrnorm.", "owlvit.vision_model.pre_layernorm."),
                     ("clip.vision_model.post_layernorm.", "unused."), ("clip.", "owlvit."),

@@ -6,10 +6,12 @@ The vision tower starts from the trained one, the text tower from nothing. The l
   patch     each patch of a thing against the same labels
   detect    OWL-ViT's logits: the patch at a thing's middle answers to the thing's label, no other does
   box       each patch of a thing gives the thing's box
+
+With --find, afterwards, the detector's neighbouring patches learn to be silent, and on a copy of the towers the segmenter:
   mask      CLIPSeg: where is what this label (or this picture of one thing) shows
 
-usage: python train_clip.py --sprites sprites.npz --run DIR [--samples 200000] [--workers 2]
-Starts from DIR/tower.pt, writes DIR/clip.pt again and again.
+usage: python train_clip.py --sprites sprites.npz --run DIR [--samples 64000] [--find]
+Starts from DIR/tower.pt, writes DIR/clip.pt again and again; with --find from DIR/clip.pt, and writes DIR/find.pt.
 """
 import argparse
 import copy
@@ -48,6 +50,9 @@ def _attention(self, hidden_states, attention_mask=None, **kwargs):
     return self.out_proj(out.transpose(1, 2).reshape(b, t, d)), None
 
 
+SEEN_LAYERS = [0, 1, 3]          # of the vision tower, by the segmenter
+
+
 def towers_config(tokenizer):
     """The two towers' settings, the same for all three models. OWL-ViT wants a projection as wide as its text tower."""
     return dict(
@@ -69,8 +74,8 @@ def owl_config(tokenizer):
 
 
 def seg_config(tokenizer):
-    return CLIPSegConfig(**towers_config(tokenizer), extract_layers=[1, 2, 3], reduce_dim=64, decoder_num_attention_heads=4,
-                         decoder_intermediate_size=256, conditional_layer=0)
+    return CLIPSegConfig(**towers_config(tokenizer), extract_layers=SEEN_LAYERS, reduce_dim=128, decoder_num_attention_heads=4,
+                         decoder_intermediate_size=512, conditional_layer=0, use_complex_transposed_convolution=True)
 
 
 def copy_tower(source, target, pixels):
@@ -115,7 +120,7 @@ class Clip(nn.Module):
         with torch.no_grad():
             for p in self.decoder.parameters():          # transformers starts these at a deviation of 1
                 if p.ndim > 1:
-                    p.normal_(std=p.shape[1] ** -.5 if p.ndim == 2 else .02)
+                    p.normal_(std=(p[0] if p.ndim == 2 or p.shape[2] == 3 else p[:, 0, 0, 0]).numel() ** -.5)
             self.owl_post.weight.fill_(.5)               # (1 + a/2)(1 + b/2): patch times class row begins nearly as their sum
             self.owl_post.bias.fill_(1.)
             self.class_head.logit_scale.bias.fill_(11.)
@@ -131,7 +136,8 @@ class Clip(nn.Module):
         hidden = model.final_layer_norm(hidden)
         return self.clip.text_projection(hidden[torch.arange(len(ids)), ends])
 
-    def losses(self, batch, texts):
+    def losses(self, batch, texts, finding=False):
+        """`finding`: the second part, in which only the detector and the segmenter learn."""
         model = self.clip.vision_model
         hidden = model.pre_layrnorm(model.embeddings(batch["pixels"]))
         states = []
@@ -139,32 +145,33 @@ class Clip(nn.Module):
             hidden = layer(hidden, attention_mask=None)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
             states.append(hidden)
+        out, right = {}, {}
+        with torch.set_grad_enabled(not finding):
+            asked = self.text(*texts["queries"])
+        queries, plain = F.normalize(asked.float(), dim=-1), texts["query colours"] < 0
         shown = self.clip.visual_projection(model.post_layernorm(hidden[:, 0]))
+        if finding:
+            out["mask"] = self.mask_loss(states, asked, shown.detach(), texts, right)
+        else:
+            self.contrast(shown, queries, plain, texts, out, right)
+        out.update(self.detection_losses(hidden, batch, texts, queries, plain, right, finding))
+        return out, right
+
+    def contrast(self, shown, queries, plain, texts, out, right):
         picture = F.normalize(shown.float(), dim=-1)
         scale = self.clip.logit_scale.float().exp().clamp(max=100)
-        n = len(hidden)
         text = F.normalize(self.text(*texts["pairs"]).float(), dim=-1)
-        asked = self.text(*texts["queries"])
-        queries = F.normalize(asked.float(), dim=-1)
-        out, right = {}, {}
-
         cosine = (scale * picture @ text.T).masked_fill(texts["same"], -1e4)
-        goal = torch.arange(n)
+        goal = torch.arange(len(picture))
         out["contrast"] = (F.cross_entropy(cosine, goal) + F.cross_entropy(cosine.T, goal)) / 2
         right["found"] = (cosine.argmax(1) == goal).float().mean()
-
         single = texts["single"]
         rows = single >= 0
-        plain = texts["query colours"] < 0
         logits = (scale * picture[rows] @ queries.T).masked_fill(~plain, -1e4)
         out["naming"] = F.cross_entropy(logits, single[rows])
         right["named"] = (logits.argmax(1) == single[rows]).float().mean()
 
-        out.update(self.detection_losses(hidden, batch, texts, queries, plain, right))
-        out["mask"] = self.mask_loss(states, asked, shown, batch, texts, right)
-        return out, right
-
-    def detection_losses(self, hidden, batch, texts, queries, plain, right):
+    def detection_losses(self, hidden, batch, texts, queries, plain, right, strict):
         y = self.owl_post(hidden)
         y = self.owl_norm(y[:, 1:] * y[:, :1])
         place = self.box_head(y).float() + self.box_bias
@@ -173,7 +180,7 @@ class Clip(nn.Module):
         logits = (cosine + self.class_head.logit_shift(y).float()) * (F.elu(self.class_head.logit_scale(y).float()) + 1)
         patches, colours = batch["patches"], batch["colours"]
         fits = (patches[..., None] == texts["query classes"]) & (plain | (colours[..., None] == texts["query colours"]))
-        # The patch nearest to its thing's middle is the one to answer; its neighbours matter less.
+        # The patch nearest to its thing's middle is the one to answer; its neighbours matter less, until they have to be silent.
         line = (torch.arange(GRID) + .5) / GRID
         centre = torch.stack([line.repeat(GRID), line.repeat_interleave(GRID)], -1)
         off = ((batch["boxes"][..., :2] - centre) * GRID).square().sum(-1)
@@ -182,7 +189,7 @@ class Clip(nn.Module):
         nearest = thing & (off <= off[:, None].expand_as(same).masked_fill(~same, 1e9).amin(2) + 1e-5)
         p = torch.sigmoid(logits)
         yes = fits & nearest[..., None]
-        near = fits * torch.exp(-off * 1.2)[..., None]
+        near = fits * torch.exp(-off * (20 if strict else 1.2))[..., None]
         known = (patches >= 0)[..., None]
         lost = -(F.logsigmoid(logits) * (1 - p).square() * yes
                  + F.logsigmoid(-logits) * p.square() * (1 - near).pow(4) * (~yes & known))
@@ -200,19 +207,21 @@ class Clip(nn.Module):
         return {"detect": .5 * detect, "patch-loss": F.cross_entropy(named, goal),
                 "box": 5 * (got - want).abs().mean() + (1 - giou).mean() + .3 * far}
 
-    def mask_loss(self, states, queries, shown, batch, texts, right):
+    def mask_loss(self, states, queries, shown, texts, right):
         index, prompt = texts["mask pictures"], texts["mask queries"]
         condition = torch.where((prompt >= 0)[:, None], queries[prompt.clamp(min=0)], shown[index])
-        output = None
-        for i, (state, layer, reduce) in enumerate(zip(states[:0:-1], self.decoder.layers, self.decoder.reduces)):
-            output = reduce(state)[index] + (0 if output is None else output)
+        output, decoder = None, self.decoder
+        for i, (seen, layer, reduce) in enumerate(zip(SEEN_LAYERS[::-1], decoder.layers, decoder.reduces)):
+            output = reduce(states[seen])[index] + (0 if output is None else output)
             if i == 0:
-                output = self.decoder.film_mul(condition)[:, None] * output + self.decoder.film_add(condition)[:, None]
+                output = decoder.film_mul(condition)[:, None] * output + decoder.film_add(condition)[:, None]
             output = layer(output, attention_mask=None, bidirectional=True)
-        # The transposed convolution as a matrix product: torch's takes a third of the whole step in bf16.
-        convolution = self.decoder.transposed_convolution
-        parts = output[:, 1:] @ convolution.weight.flatten(1) + convolution.bias
-        logits = parts.reshape(-1, GRID, GRID, PATCH, PATCH).transpose(2, 3).reshape(-1, SIZE, SIZE).float()
+        smooth, _, first, _, second = decoder.transposed_convolution
+        output = torch.relu(smooth(output[:, 1:].transpose(1, 2).reshape(len(index), -1, GRID, GRID)))
+        # The transposed convolutions as matrix products: torch's take a third of the whole step in bf16.
+        output = torch.relu(output.flatten(2).transpose(1, 2) @ first.weight.flatten(1) + first.bias.repeat_interleave(16))
+        output = output.reshape(len(index), GRID * GRID, -1, 16).transpose(2, 3) @ second.weight.flatten(1) + second.bias
+        logits = output.reshape(-1, GRID, GRID, 4, 4, 4, 4).permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, SIZE, SIZE).float()
         want = texts["masks"]
         p = torch.sigmoid(logits)
         both = (p * want).sum((1, 2))
@@ -238,7 +247,7 @@ LABEL_TEMPLATES = ["a photo of {a} {x}", "a photo of a {x}", "a picture of {a} {
 QUERIES = 150
 
 
-def write_texts(scenes, owner, encode, rng):
+def write_texts(scenes, owner, encode, rng, finding):
     pairs = [encode(language.short_text(scene, rng)) for scene in scenes]
     marks = [language.signature(scene) for scene in scenes]
     kinds = [sorted({t.cls for t in scene.things}) for scene in scenes]
@@ -265,16 +274,15 @@ def write_texts(scenes, owner, encode, rng):
     (pair, pair_mask), (ids, mask) = pad(pairs), pad([encode(label(*q)) for q in asked])
     single = torch.tensor([number[k[0], -1] if len(k) == 1 and len(s.things) == 1 else -1 for k, s in zip(kinds, scenes)])
 
-    # Two masks a picture: something shown (its own picture may be the example where it is alone), something else shown or not.
+    # Three masks a picture: things shown (their own picture may be the example where they are alone), the last often not shown.
     pictures, prompts, masks = [], [], []
-    for i, scene in enumerate(scenes):
-        for turn in range(2):
-            fit = [(c, -1) for c in kinds[i]] + [q for q in {(t.cls, t.colour) for t in scene.things} if q in number and q[1] >= 0]
-            if not fit or (turn and rng.random() < .5):
-                query = asked[int(rng.integers(len(asked)))]
-            else:
-                query = fit[int(rng.integers(len(fit)))]
-            example = turn and single[i] >= 0 and query == (kinds[i][0], -1) and rng.random() < .6
+    for i, scene in enumerate(scenes if finding else []):
+        fit = [(c, -1) for c in kinds[i]] + [q for q in {(t.cls, t.colour) for t in scene.things} if q in number and q[1] >= 0]
+        rng.shuffle(fit)
+        for turn in range(3):
+            absent = turn >= len(fit) or (turn == 2 and rng.random() < .6)
+            query = asked[int(rng.integers(len(asked)))] if absent else tuple(int(x) for x in fit[turn])
+            example = turn == 0 and single[i] >= 0 and query == (kinds[i][0], -1) and rng.random() < .25
             wanted = [k for k, t in enumerate(scene.things) if t.cls == query[0] and query[1] in (-1, t.colour)]
             pictures.append(i)
             prompts.append(-1 if example else number[query])
@@ -282,7 +290,7 @@ def write_texts(scenes, owner, encode, rng):
     return {"pairs": (pair, pair_mask.sum(1) - 1), "queries": (ids, mask.sum(1) - 1), "same": same, "single": single,
             "query classes": torch.tensor([q[0] for q in asked]), "query colours": torch.tensor([q[1] for q in asked]),
             "mask pictures": torch.tensor(pictures), "mask queries": torch.tensor(prompts),
-            "masks": torch.from_numpy(np.stack(masks).astype(np.float32))}
+            "masks": torch.from_numpy(np.array(masks, np.float32))}
 
 
 def train(rank, count, args):
@@ -291,14 +299,19 @@ def train(rank, count, args):
     tokenizer = clip_tokenizer()
     model = Clip(tokenizer)
     parameters = list(model.parameters())         # f32; the passes run on a bf16 copy
-    path = os.path.join(args.run, "clip.pt")
+    path = os.path.join(args.run, "find.pt" if args.find else "clip.pt")
+    if args.find:
+        model.clip.text_model.requires_grad_(False)
     optimizer = Optimizer(model, args.lr, slow="clip.vision_model.", slowness=.35)
     saved = torch.load(path) if os.path.exists(path) else None
     done = saved["samples"] if saved else 0
-    source = Source(Composer(args.sprites, args.photos), seed=[4000 + done, rank])
+    source = Source(Composer(args.sprites, args.photos), seed=[(6000 if args.find else 4000) + done, rank])
     if saved:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
+    elif args.find:
+        model.load_state_dict({name: value for name, value in torch.load(os.path.join(args.run, "clip.pt"))["model"].items()
+                               if not name.startswith("decoder.")}, strict=False)
     else:
         tower = Tower()
         tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
@@ -312,11 +325,11 @@ def train(rank, count, args):
     rng = np.random.default_rng([5000 + done, rank])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
-        batch = source.batch(args.batch, single=.4)
-        texts = write_texts(batch["scenes"], batch["owner"], encode, rng)
+        batch = source.batch(args.batch, single=.2 if args.find else .4)
+        texts = write_texts(batch["scenes"], batch["owner"], encode, rng, args.find)
         optimizer.set_rate(rate(done, args.samples, 4_000))
         batch["pixels"] = batch["pixels"].bfloat16()
-        losses, right = quick.losses(batch, texts)
+        losses, right = quick.losses(batch, texts, args.find)
         quick.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         for p, q in pairs:
@@ -344,6 +357,7 @@ if __name__ == "__main__":
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--photos", help="photos.npz, from art.py")
+    parser.add_argument("--find", action="store_true", help="the second part: detector and segmenter alone")
     parser.add_argument("--start", help="the checkpoint of an earlier run, of other words: its text tower to begin with")
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=64)
