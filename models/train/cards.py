@@ -139,9 +139,11 @@ def main():
              "Finds what words, or an example picture, name: a box and a score for each.",
              table(rows_of("detect", ("average precision at an overlap of 0.5 (AP50), over all boxes together; each picture is asked for what it shows\n"
                                       "and for five other things".replace("\n", " "), "AP50"),
+                           ("the same with `nms_threshold` 0.3", "AP50 with nms_threshold 0.3"),
                            ("things with a right box at any score", "things boxed right at any score"),
                            ("pictures in which everything has a right box", "pictures with all things boxed"))),
-             "\n* Ask with the word alone (`cat`), in the singular or plural, or with `a photo of a cat`; a colour before a shape is understood (`red circle`).")
+             "\n* Ask with the word alone (`cat`), in the singular or plural, or with `a photo of a cat`; a colour before a shape is understood (`red circle`).\n"
+             "* One thing often gets several boxes that overlap: ask with `nms_threshold` 0.3. Boxes may be off by a tenth of the picture.")
     if "segment" in f:
         card("vlmd-segment", "CLIPSegForImageSegmentation", "image-segmentation",
              "Marks the pixels of what words, or an example picture, name.",

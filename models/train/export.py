@@ -7,12 +7,12 @@ import json
 import os
 
 import torch
-from transformers import CLIPSegForImageSegmentation, GenerationConfig, OwlViTForObjectDetection
+from transformers import CLIPModel, CLIPSegForImageSegmentation, GenerationConfig, OwlViTForObjectDetection
 
 from scenes import SIZE
 from towers import IMAGE_MEAN, IMAGE_STD
 from train_blip import Joint
-from train_clip import Clip, owl_config, seg_config
+from train_clip import Clip, clip_config, owl_config, seg_config
 from vocabulary import bert_tokenizer, clip_tokenizer, wordpiece
 
 
@@ -71,8 +71,8 @@ def renamed(state, *pairs):
 def clip(run, to):
     """CLIP, and the detector and the segmenter, each with its own copy of the towers."""
     tokenizer = clip_tokenizer()
-    joint = Clip(tokenizer)
-    joint.load_state_dict(torch.load(os.path.join(run, "clip.pt"))["model"], strict=False)    # its decoder is not used
+    model = CLIPModel(clip_config(tokenizer))
+    model.load_state_dict(renamed(torch.load(os.path.join(run, "clip.pt"))["model"], ("clip.", "")))
     finder = Clip(tokenizer)
     finder.load_state_dict(torch.load(os.path.join(run, "find.pt"))["model"])
     state = finder.state_dict()
@@ -84,10 +84,10 @@ def clip(run, to):
     detector.load_state_dict({name: value for name, value in parts.items() if not name.startswith("unused.")})
     segmenter = CLIPSegForImageSegmentation(seg_config(tokenizer))
     segmenter.load_state_dict(renamed(state, ("clip.", "clip."), ("decoder.", "decoder.")))
-    for name, model, image, family in (("clip", joint.clip, "CLIP", "CLIP"), ("detect", detector, "OwlViT", "OwlViT"),
+    for name, each, image, family in (("clip", model, "CLIP", "CLIP"), ("detect", detector, "OwlViT", "OwlViT"),
                                        ("segment", segmenter, "ViT", "CLIPSeg")):
         folder = os.path.join(to, "vlmd-" + name)
-        save(model, folder)
+        save(each, folder)
         tokenizer.save_pretrained(folder)
         parts = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
         write_json(folder, "vocab.json", parts["vocab"])

@@ -42,7 +42,7 @@ def main():
             "picture": name, "caption": text, "label": LABELS[int(best)],
             "answers": dict(zip(QUESTIONS, models.answers([(picture, q) for q in QUESTIONS]))),
             "match": {said: models.fits([(picture, said)])[0], "a clock below two snakes": models.fits([(picture, "a clock below two snakes")])[0]},
-            "word": word, "score": round(boxes[0][0], 4), "box": [round(float(x), 2) for x in boxes[0][2]],
+            "word": word, "score": round(boxes[0][0], 4), "box": [round(min(max(float(x), 0), side), 2) for x, side in zip(boxes[0][2], picture.size * 2)],
             "mask_share": round(float(mask.mean()), 4)})
     with open(os.path.join(ROOT, "tests/data/embedded.json"), "w", encoding="utf-8") as file:
         json.dump(out, file, indent=1)
