@@ -1,7 +1,7 @@
 /*
  * page.c: the web page at /, the API viewer at /docs, and what they load, from the binary itself.
  *
- * The files of api/page and three sample pictures are embedded by the assembler. They are public
+ * The files of api/page and four sample pictures are embedded by the assembler. They are public
  * (the page asks for a key itself) and inline, and cached by their tag: a browser that has them
  * gets 304. Nothing but this server may be loaded or asked by the pages (Content-Security-Policy).
  */
@@ -36,6 +36,7 @@ static const char page_tag[] = "\"" TEXT(PAGE_TAG) "\"";
     FILE(docs_js, PAGE_DIR, "docs.js", "text/javascript; charset=utf-8")                           \
     FILE(style, PAGE_DIR, "style.css", "text/css; charset=utf-8")                                  \
     FILE(icon, PAGE_DIR, "icon.svg", "image/svg+xml")                                              \
+    FILE(fruit, SAMPLES_DIR, "three-strawberries-and-a-banana.png", "image/png")                   \
     FILE(dog, SAMPLES_DIR, "a-dog.jpg", "image/jpeg")                                              \
     FILE(pets, SAMPLES_DIR, "a-cat-a-dog-and-a-rabbit.jpg", "image/jpeg")                          \
     FILE(shapes, SAMPLES_DIR, "a-red-circle-right-of-a-green-triangle.png", "image/png")

@@ -25,7 +25,7 @@ SAMPLES = [
     ("a-rocket-below-the-moon", 384, "png", "black", [("moon", "noto", .5, .24, .3), ("rocket", "twemoji", .5, .7, .42)]),
     ("a-butterfly-and-two-tulips", 480, "jpg", "pink", [("butterfly", "noto", .5, .25, .33), ("tulip", "twemoji", .25, .72, .34), ("tulip", "twemoji", .72, .72, .34)]),
     ("a-bus-two-cars-and-a-bicycle", 480, "jpg", ("blue", "white"), [("bus", "noto", .29, .29, .38), ("car", "twemoji", .74, .25, .3), ("car", "noto", .28, .75, .32), ("bicycle", "twemoji", .73, .74, .34)]),
-    ("a-cat-a-dog-and-a-rabbit", 400, "jpg", ("green", "yellow"), [("cat", "noto", .24, .3, .36), ("dog", "twemoji", .74, .33, .36), ("rabbit", "noto", .48, .76, .36)]),
+    ("a-cat-a-dog-and-a-rabbit", 256, "jpg", ("green", "yellow"), [("cat", "noto", .24, .3, .36), ("dog", "twemoji", .74, .33, .36), ("rabbit", "noto", .48, .76, .36)]),
     ("two-apples-a-pear-a-lemon-and-a-pineapple", 512, "jpg", "white", [("apple", "twemoji", .2, .24, .27), ("apple", "noto", .24, .74, .27), ("pear", "noto", .5, .48, .3), ("lemon", "twemoji", .78, .25, .28), ("pineapple", "noto", .78, .72, .34)]),
 ]
 
