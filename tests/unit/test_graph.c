@@ -158,21 +158,21 @@ START_TEST(the_graph_finds_what_exact_search_finds)
 {
     enum precision precision = (enum precision)_i;
     struct store *store = open_store(precision);
-    put(store, 0, 4000);
+    put(store, 0, 2000);
     ck_assert(recall(store, 100000, 10) > 0.9); /* while it is built */
     wait_indexed(store);
-    ck_assert_uint_eq(describe(store).indexed, 4000);
-    double now = recall(store, 100000, 60);
+    ck_assert_uint_eq(describe(store).indexed, 2000);
+    double now = recall(store, 100000, 30);
     ck_assert_msg(now >= 0.95, "recall %g", now);
     ck_assert_int_le(n_lost(store, 1000), 2);
     store_close(store);
 
     store = open_store(precision); /* not built again */
-    ck_assert_uint_eq(describe(store).indexed, 4000);
-    ck_assert(recall(store, 100000, 60) >= 0.95);
-    put(store, 4000, 100);
-    struct found found = search_for(store, 4050, 1, false);
-    ck_assert_str_eq(found.items[0].id, "4050");
+    ck_assert_uint_eq(describe(store).indexed, 2000);
+    ck_assert(recall(store, 100000, 30) >= 0.95);
+    put(store, 2000, 100);
+    struct found found = search_for(store, 2050, 1, false);
+    ck_assert_str_eq(found.items[0].id, "2050");
     found_release(&found);
     store_close(store);
 }
@@ -205,11 +205,11 @@ START_TEST(removed_items_stay_away_and_results_full)
     wait_indexed(store);
     sleep(1); /* for the rows to be moved together */
     wait_indexed(store);
-    double now = recall(store, 100000, 60);
+    double now = recall(store, 100000, 30);
     ck_assert_msg(now >= 0.95, "recall %g", now);
     store_close(store);
     store = open_store(PRECISION_F32);
-    ck_assert(recall(store, 100000, 60) >= 0.95);
+    ck_assert(recall(store, 100000, 30) >= 0.95);
     for (int i = 1; i < 3000; i++) /* until nothing is left */
         if (i % 2 || i <= 200)
             remove_item(store, i);
@@ -350,7 +350,7 @@ END_TEST
 START_TEST(a_killed_process_leaves_graph_and_rows_in_step)
 {
     int next = 0;
-    for (int round = 0; round < 6; round++) {
+    for (int round = 0; round < 4; round++) {
         int pipes[2];
         ck_assert_int_eq(pipe(pipes), 0);
         pool_free(pool); /* threads are not forked */
@@ -370,7 +370,7 @@ START_TEST(a_killed_process_leaves_graph_and_rows_in_step)
         }
         close(pipes[1]);
         int i;
-        for (int n = 0; n < 8 + 9 * round && read(pipes[0], &i, sizeof i) == (ssize_t)sizeof i; n++)
+        for (int n = 0; n < 8 + 7 * round && read(pipes[0], &i, sizeof i) == (ssize_t)sizeof i; n++)
             next = i;
         kill(child, SIGKILL);
         waitpid(child, NULL, 0);
