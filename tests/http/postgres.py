@@ -168,11 +168,16 @@ class Postgres:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(PATIENCE_S)
             self.log.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        for _ in range(50):  # its last children may still write
+            shutil.rmtree(self.directory, ignore_errors=True)
+            if not os.path.exists(self.directory):
+                break
+            time.sleep(0.1)
 
 
 def main():
     server, environment = None, dict(os.environ)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is cleared away
     try:
         server = Postgres()
         environment["VLMD_TEST_POSTGRES"] = server.uri
