@@ -19,7 +19,9 @@ from make_clipseg import PROMPTS, masks_of
 from make_owl import QUERIES
 from make_vilt import QUESTIONS
 from tokenizers_tiny import bert_vocab, clip_bpe, sentencepiece_unigram
-from transformers import BertTokenizer, CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer, Owlv2Config
+from transformers import BertTokenizer, CLIPImageProcessorPil, CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
+from transformers import GitConfig, GitForCausalLM, GPT2Config, Owlv2Config, VisionEncoderDecoderConfig
+from transformers import VisionEncoderDecoderModel, ViTConfig
 from transformers import Owlv2ForObjectDetection, Owlv2ImageProcessorPil, OwlViTConfig, OwlViTForObjectDetection
 from transformers import OwlViTImageProcessorPil, PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessorPil
 from transformers import SiglipModel, ViltConfig, ViltForImageAndTextRetrieval, ViltForImagesAndTextClassification
@@ -172,6 +174,36 @@ def owl(path, save, config_kind, model_kind, image_kind, vision):
     return model, requests
 
 
+def vit_gpt2(path, save):
+    """ViT-B/16 and GPT-2 small, but for its vocabulary."""
+    from make_captioners import gpt2_tokenizer, load_vit_gpt2
+    from odd_encoders import caption_requests
+
+    _, end = gpt2_tokenizer(330, path)
+    text = GPT2Config(vocab_size=end + 1, bos_token_id=end, eos_token_id=end)
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(), text)
+    config.decoder_start_token_id = config.pad_token_id = config.bos_token_id = config.eos_token_id = end
+    ViTImageProcessorPil().save_pretrained(path)
+    save(scramble(VisionEncoderDecoderModel(config), 1, gain=1.0), VisionEncoderDecoderModel)
+    loaded = load_vit_gpt2(path)
+    loaded[0].enc_to_dec_proj = torch.nn.Identity()  # the widths are equal: there is none
+    return loaded[0], caption_requests(loaded, {"max_new_tokens": 8}) + caption_requests(loaded, {"num_beams": 3, "max_new_tokens": 6})
+
+
+def git(path, save):
+    """git-base, but for its vocabulary."""
+    from make_captioners import load_git
+    from odd_encoders import caption_requests
+
+    vocab = bert_vocab(430, n_unused=90)
+    BertTokenizer(vocab=vocab, model_max_length=512).save_pretrained(path)
+    CLIPImageProcessorPil().save_pretrained(path)
+    config = GitConfig(vocab_size=len(vocab), bos_token_id=vocab["[CLS]"], eos_token_id=vocab["[SEP]"], pad_token_id=0)
+    save(scramble(GitForCausalLM(config), 1, gain=1.0), GitForCausalLM)
+    loaded = load_git(path)
+    return loaded[0], caption_requests(loaded, {"max_new_tokens": 8}) + caption_requests(loaded, {"num_beams": 3, "max_new_tokens": 6})
+
+
 def open_clip(path, save, name):
     from make_open_clip import real_size  # needs open_clip_torch
 
@@ -189,6 +221,8 @@ KINDS = {
     "owlvit-b32": lambda p, s: owl(p, s, OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessorPil, {}),
     "owlv2-b16": lambda p, s: owl(p, s, Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessorPil,
                                   {"image_size": 960, "patch_size": 16}),
+    "vit-gpt2": vit_gpt2,
+    "git": git,
     "openclip-rn50": lambda p, s: open_clip(p, s, "RN50"),
     "openclip-rn101": lambda p, s: open_clip(p, s, "RN101"),
     "openclip-rn50x4": lambda p, s: open_clip(p, s, "RN50x4"),
