@@ -1,6 +1,6 @@
-"""encoder_peers.py: an encoder's forward pass beside PyTorch's and ONNX Runtime's, in float32, on one core.
+"""encoder_peers.py: an encoder's forward pass beside PyTorch's and ONNX Runtime's, on one core.
 
-    python tests/bench/encoder_peers.py export FOLDER     once: FOLDER.onnx (needs onnx)
+    python tests/bench/encoder_peers.py export FOLDER [--int8]     once: FOLDER.BATCH.onnx (needs onnx)
     python tests/bench/encoder_peers.py run FOLDER [--batch 1] [--rounds 3] [--dtypes f32 bf16 int8]
 
 FOLDER is a checkpoint of tests/reference/make_real_encoders.py or of the public model. What is timed is all that a new
@@ -71,9 +71,14 @@ def load(folder):
         return transformers_model(folder, json.load(source)["architectures"][0])
 
 
-def export(folder, batch):
+def export(folder, batch, int8):
     module, inputs = load(folder)
-    torch.onnx.export(module, inputs(batch), f"{folder}.{batch}.onnx", opset_version=17, dynamo=False)
+    path = f"{folder}.{batch}.onnx"
+    torch.onnx.export(module, inputs(batch), path, opset_version=17, dynamo=False)
+    if int8:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(path, f"{folder}.{batch}.int8.onnx", weight_type=QuantType.QInt8, per_channel=True)
 
 
 def cost(run, n):
@@ -101,15 +106,15 @@ def run(folder, batch, rounds, program, dtypes):
     torch.set_num_threads(1)
     tensors, peers = inputs(batch), {}
     peers["pytorch"] = lambda: cost(lambda: module(*tensors), batch)
-    path = f"{folder}.{batch}.onnx"
-    if os.path.exists(path):
-        import onnxruntime
+    for peer, path in (("onnxruntime", f"{folder}.{batch}.onnx"), ("onnxruntime int8", f"{folder}.{batch}.int8.onnx")):
+        if os.path.exists(path):
+            import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        fed = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), tensors)}
-        peers["onnxruntime"] = lambda: cost(lambda: session.run(None, fed), batch)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            fed = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), tensors)}
+            peers[peer] = lambda session=session, fed=fed: cost(lambda: session.run(None, fed), batch)
     for dtype in dtypes:
         peers["vlmd " + dtype] = lambda dtype=dtype: ours(program, folder, batch, dtype)
     best = dict.fromkeys(peers, float("inf"))
@@ -119,13 +124,14 @@ def run(folder, batch, rounds, program, dtypes):
     for name, value in best.items():
         ratios = [f"{best[peer] / value:.2f} times as fast as {peer}" for peer in best if not peer.startswith("vlmd")]
         told = "   " + ", ".join(ratios) if name.startswith("vlmd") else ""
-        print(f"{os.path.basename(folder)} batch {batch} {name:12} {value:8.2f} ms{told}")
+        print(f"{os.path.basename(folder)} batch {batch} {name:16} {value:8.2f} ms{told}")
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("action", choices=["export", "run"])
     arguments.add_argument("folder")
+    arguments.add_argument("--int8", action="store_true", help="export with weights quantised, too")
     arguments.add_argument("--batch", type=int, default=1)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--dtypes", nargs="+", default=["f32"])
@@ -134,7 +140,7 @@ def main():
     torch.set_grad_enabled(False)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if given.action == "export":
-        export(given.folder, given.batch)
+        export(given.folder, given.batch, given.int8)
     else:
         run(given.folder, given.batch, given.rounds, given.program, given.dtypes)
 
