@@ -31,7 +31,7 @@
     SETTING(text,   hub_url,            "https://huggingface.co", "where `vlmd pull` finds checkpoints") \
     SETTING(number, threads,            "0",    "threads of forward passes; 0 = the cores (and cgroup quota) there are") \
     SETTING(text,   engine,             "auto", "kernels of forward passes: auto (the best that the chip has), amx, avx512bf16, avx512vnni, avx512, avx2, portable or openblas") \
-    SETTING(list,   dtype,              "auto", "what layers compute in: auto (as the checkpoint is stored), f32, bf16, int8 or int4; NAME=DTYPE for one model; may be repeated") \
+    SETTING(list,   dtype,              "auto", "what layers compute in: auto (f32; bf16 for 16-bit checkpoints over 1 GiB), f32, bf16, int8 or int4; NAME=DTYPE for one model; may be repeated") \
     SETTING(text,   cache_dir,          "",     "where large models' weights are kept in their dtype for the next start; empty = <cache home>/vlmd, none = nowhere") \
     SETTING(number, workers,            "0",    "threads that decode pictures, tokenise and render replies; 0 = as many as the cores, at least 2") \
     SETTING(number, http_threads,       "1",    "threads that read and write sockets") \

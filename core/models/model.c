@@ -58,16 +58,20 @@ bool model_options_parse_dtype(struct model_options *options, const char *text)
     return options->dtype_is_auto || weight_form_parse(text, &options->dtype);
 }
 
-/* The form of weights for the dtype that most of the checkpoint's bytes have. */
+/* The form that `auto` stands for: exact, but for checkpoints stored in 16 bits whose f32 copy would
+ * take gigabytes. Those compute in bf16 where the engine gains by it. */
 static enum weight_form own_form(const struct tensor_set *tensors)
 {
+    enum { WIDENED_BYTES_MAX = 1 << 30 }; /* as stored */
     size_t wide = 0, narrow = 0;
     const struct tensor_view *view;
     for (size_t i = 0; tensor_set_at(tensors, i, &view); i++) {
         wide += view->dtype == DTYPE_F32 ? view->n_elements * 4 : 0;
         narrow += view->dtype == DTYPE_BF16 || view->dtype == DTYPE_F16 ? view->n_elements * 2 : 0;
     }
-    return narrow > wide && nn_engine_is_fast(WEIGHT_BF16) ? WEIGHT_BF16 : WEIGHT_F32;
+    return narrow > wide && narrow > WIDENED_BYTES_MAX && nn_engine_is_fast(WEIGHT_BF16)
+               ? WEIGHT_BF16
+               : WEIGHT_F32;
 }
 
 static enum status load(struct model *model, const char *directory,

@@ -251,8 +251,8 @@ struct model_progress {
     atomic_size_t bytes, total_bytes; /* of weights; total 0: not known yet */
 };
 struct model_options {
-    bool dtype_is_auto; /* as the checkpoint has it: f32 for f32; bf16 for bf16 and f16 where the
-                           engine multiplies bf16 faster, else f32 */
+    bool dtype_is_auto; /* f32; bf16 for 16-bit checkpoints of more than 1 GiB where the engine
+                           multiplies bf16 faster */
     enum weight_form dtype;   /* otherwise */
     struct pool *pool;        /* that converts weights; NULL = the calling thread */
     const char *cache_folder; /* where converted weights are kept for the next start (see cache.h);

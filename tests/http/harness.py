@@ -63,7 +63,6 @@ class Server:
 
     def __init__(self, models=MODELS, wait=True, arguments=(), **settings):
         settings.setdefault("store", "memory:")
-        settings.setdefault("dtype", "f32")  # as the goldens were computed
         command = [BINARY, "serve", "--listen", "127.0.0.1:0"]
         for name, directory in models.items():
             command += ["--model", f"{name}={os.path.join(DATA, 'checkpoints', directory)}"]
