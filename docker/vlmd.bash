@@ -15,7 +15,15 @@ _vlmd() {
     if ((COMP_CWORD == 1)); then
         mapfile -t COMPREPLY < <(compgen -W "$commands --help" -- "$word")
     elif [[ $word == -* ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "--model --models-dir --config --set --listen --store --model-name --json --help" -- "$word")
+        local more=
+        case ${COMP_WORDS[1]} in
+        index) more="--watch --prune" ;;
+        search) more="--top-k --rerank --filter" ;;
+        detect | segment) more="--draw --query-image --threshold" ;;
+        export) more="--images --encoding" ;;
+        config) more="--sample" ;;
+        esac
+        mapfile -t COMPREPLY < <(compgen -W "--model --models-dir --config --set --listen --store --model-name --json --help $more" -- "$word")
     else
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
     fi

@@ -84,7 +84,8 @@ enum status arguments_parse(struct arguments *arguments, int argc, char **argv, 
         bool *flag;
     } flags[] = {{"json", &arguments->json},     {"help", &arguments->help},
                  {"sample", &arguments->sample}, {"list", &arguments->list},
-                 {"once", &arguments->once},     {"watch", &arguments->watch}};
+                 {"once", &arguments->once},     {"watch", &arguments->watch},
+                 {"prune", &arguments->prune}};
     const char *config = NULL;
     bool options = true;
     for (int i = 0; i < argc; i++) {

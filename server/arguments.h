@@ -24,7 +24,8 @@ struct arguments {
     bool sample;      /* config --sample */
     bool list;        /* pull --list */
     bool once;        /* top --once */
-    bool watch;       /* for commands that have it */
+    bool watch;       /* index: follow the folder */
+    bool prune;       /* index: remove what has vanished from it */
     int argc;         /* what it was read from, to read it again (serve, on SIGHUP) */
     char **argv;
 };

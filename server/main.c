@@ -53,8 +53,12 @@ static const struct command commands[] = {
      "An operand that names a file is a picture, any other is a text. One JSON list a line.\n\n"
      "  vlmd embed cat.jpg 'a cat' > vectors.jsonl\n"},
     {"index", command_index, true, 2, 2, "COLLECTION DIR", "put a folder's pictures into a collection",
-     "Walks DIR; ids are paths relative to it. The collection is made when it does not exist.\n\n"
+     "Walks DIR; ids are paths relative to it. The collection is made when it does not exist. Files whose\n"
+     "size and time (or, where those differ, bytes) are as they were are left alone: a run that was broken\n"
+     "off goes on. Files that are gone are told, and removed with --prune. --watch goes on following the\n"
+     "folder. What failed is listed at the end; exit status 1 then.\n\n"
      "  vlmd index holidays ~/Pictures\n"
+     "  vlmd index holidays ~/Pictures --watch --prune\n"
      "  vlmd search holidays 'a dog on the beach'\n"},
     {"search", command_search, true, 2, 2, "COLLECTION (TEXT|IMAGE)", "find pictures in a collection",
      "  vlmd search holidays 'a dog on the beach' --top-k 5\n"

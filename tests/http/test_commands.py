@@ -74,7 +74,7 @@ class Commands(unittest.TestCase):
             status, out, _ = run("index", "mine", pictures, *store, check=False)
             self.assertEqual(status, 1)
             self.assertIn("failed: bad.jpg", out)
-            self.assertIn("3 updated", out)
+            self.assertIn("3 unchanged", out)
             lines = run("search", "mine", os.path.join(IMAGES, "wide_200x150.jpg"), *store)[1].splitlines()
             self.assertTrue(lines[0].endswith("sub/wide_200x150.jpg"), lines)
             self.assertEqual(len(run("search", "mine", "a cat", "--top-k", "2", *store)[1].splitlines()), 2)
