@@ -69,6 +69,7 @@ static void catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a bound on file sizes is a full disk, no reason to die */
 }
 
 /* ---- loading ------------------------------------------------------------------------------------

@@ -56,6 +56,11 @@ static const char *const statement_sql[] = {
 enum status sqlite_error(struct sqlite_store *store, const char *doing, struct error *err)
 {
     int code = sqlite3_errcode(store->db);
+    if (sqlite3_extended_errcode(store->db) == SQLITE_IOERR_WRITE)
+        return error_set(err, STATUS_NO_SPACE,
+                         "the disk that holds the collections takes no more: a quota or a bound on "
+                         "the file's size is reached, or it cannot be written (%s)",
+                         doing);
     switch (code & 0xFF) {
     case SQLITE_FULL:
         return error_set(err, STATUS_NO_SPACE, "the disk that holds the collections is full (%s)",
