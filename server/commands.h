@@ -30,6 +30,7 @@ int command_inspect(struct arguments *arguments);
 int command_info(struct arguments *arguments);
 int command_config(struct arguments *arguments);
 int command_pull(struct arguments *arguments);
+int command_top(struct arguments *arguments);
 int command_healthcheck(struct arguments *arguments);
 
 /* "vlmd: message" on standard error; returns EXIT_FAULT. */

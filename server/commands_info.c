@@ -5,14 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
+#include "server/ask.h"
 #include "server/client.h"
 #include "server/commands.h"
-#include "server/listen.h"
 
-enum { HEALTH_TIMEOUT_S = 5 };
+enum { HEALTH_TIMEOUT_S = 5, HEALTH_BYTES_MAX = 64 << 10 };
 
 /* ---- models
  * --------------------------------------------------------------------------------------- */
@@ -147,29 +146,16 @@ int command_config(struct arguments *arguments)
 
 int command_healthcheck(struct arguments *arguments)
 {
-    static const char request[] = "GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n";
-    const char *listen = arguments->settings.listen;
-    char reply[4096];
-    size_t used = 0;
-    int fd = listen_connect(listen, HEALTH_TIMEOUT_S);
-    if (fd >= 0 && arguments->settings.tls_cert[0]) { /* no TLS client here: it listens */
-        close(fd);
-        puts("listening");
-        return EXIT_FINE;
-    }
-    if (fd < 0 || send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != sizeof request - 1) {
-        fprintf(stderr, "vlmd: nothing answers at %s\n", listen);
-        if (fd >= 0)
-            close(fd);
-        return EXIT_FAULT;
-    }
-    ssize_t n;
-    while (used < sizeof reply - 1 && (n = recv(fd, reply + used, sizeof reply - 1 - used, 0)) > 0)
-        used += (size_t)n;
-    close(fd);
-    reply[used] = '\0';
-    const char *body = strstr(reply, "\r\n\r\n");
-    bool ready = !strncmp(reply, "HTTP/1.", 7) && used > 12 && !strncmp(reply + 9, "200", 3);
-    printf("%s\n", ready ? "ready" : body ? body + 4 : "no answer");
-    return ready ? EXIT_FINE : EXIT_FAULT;
+    struct buffer body;
+    struct error err;
+    int http_status;
+    buffer_init(&body, HEALTH_BYTES_MAX);
+    enum status status =
+        ask_server(&arguments->settings, "/readyz", HEALTH_TIMEOUT_S, &body, &http_status, &err);
+    if (!status)
+        printf("%s\n", http_status == 200 ? "ready" : body.data);
+    buffer_release(&body);
+    if (status)
+        return command_fail(&err);
+    return http_status == 200 ? EXIT_FINE : EXIT_FAULT;
 }

@@ -106,6 +106,12 @@ static const struct command commands[] = {
     {"config", command_config, false, 0, 0, "", "print each setting and where it came from",
      "  vlmd config\n"
      "  vlmd config --sample > vlmd.conf\n"},
+    {"top", command_top, true, 0, 0, "", "what a running server is doing, live",
+     "From its /metrics at --listen, every two seconds (--interval S): requests by endpoint, queues and\n"
+     "passes by model. --once prints the rates since its start. A server with keys or TLS is asked with\n"
+     "its own --config, or with --set api_key=NAME:KEY and --set tls_cert=FILE.\n\n"
+     "  vlmd top\n"
+     "  vlmd top --listen 10.0.0.5:8080 --once\n"},
     {"healthcheck", command_healthcheck, false, 0, 0, "", "ask a running server whether it is ready",
      "Exit status 0 when /readyz at --listen answers 200: for containers.\n\n"
      "  vlmd healthcheck --listen 127.0.0.1:8080\n"},
