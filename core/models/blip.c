@@ -274,35 +274,15 @@ static enum status blip_encode_images(const struct model *model, const struct co
                                       struct features **out, struct error *err)
 {
     const struct blip *blip = model->state;
-    size_t dim = blip->config.vision.dim, n_total = 0;
-    size_t *n_rows = arena_array(compute->scratch, n, sizeof *n_rows);
-    if (!n_rows)
-        return error_no_memory(err, "a batch");
-    for (size_t i = 0; i < n; i++) {
-        n_rows[i] = vit_rows(&blip->patches, pixels[i]);
-        n_total += n_rows[i];
-    }
-    float *x = arena_array(compute->scratch, n_total * dim, sizeof *x);
-    struct features **made = arena_zalloc(compute->scratch, n, sizeof(struct features *));
-    if (!x || !made)
-        return error_no_memory(err, "a batch of pictures");
-    enum status status = vit_embed(&blip->patches, compute, pixels, n, x, err);
+    size_t *n_rows, n_total;
+    float *x;
+    enum status status = vit_start(&blip->patches, compute, pixels, n, &n_rows, &x, &n_total, err);
     if (!status)
         status = encoder_forward(&blip->vision, compute, x, n_rows, n, NULL, NULL, err);
-    for (size_t i = 0, row = 0; i < n && !status; row += n_rows[i++]) {
-        made[i] = features_new(n_rows[i], dim);
-        if (made[i])
-            nn_layer_norm(compute, &blip->vision_post_norm, x + row * dim, n_rows[i],
-                          made[i]->rows);
-        else
-            status = error_no_memory(err, "a picture's features");
-    }
     if (status)
-        for (size_t i = 0; i < n; i++)
-            features_unref(made[i]);
-    else
-        memcpy(out, made, n * sizeof(struct features *));
-    return status;
+        return status;
+    nn_layer_norm(compute, &blip->vision_post_norm, x, n_total, x);
+    return features_split_rows(x, n_rows, n, blip->config.vision.dim, out, err);
 }
 
 /* ---- tokens ------------------------------------------------------------------------------------

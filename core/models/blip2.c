@@ -267,31 +267,15 @@ static enum status encode_images(const struct model *model, const struct compute
                                  struct features **out, struct error *err)
 {
     const struct blip2 *blip2 = model->state;
-    size_t dim = blip2->config.vision.dim, n_total = 0;
-    size_t *n_rows = arena_array(compute->scratch, n, sizeof *n_rows);
-    if (!n_rows)
-        return error_no_memory(err, "a batch");
-    for (size_t i = 0; i < n; i++)
-        n_total += n_rows[i] = vit_rows(&blip2->patches, pixels[i]);
-    float *x = arena_array(compute->scratch, n_total * dim, sizeof *x);
-    if (!x)
-        return error_no_memory(err, "a batch of pictures");
-    enum status status = vit_embed(&blip2->patches, compute, pixels, n, x, err);
+    size_t *n_rows, n_total;
+    float *x;
+    enum status status = vit_start(&blip2->patches, compute, pixels, n, &n_rows, &x, &n_total, err);
     if (!status)
         status = encoder_forward(&blip2->vision, compute, x, n_rows, n, NULL, NULL, err);
     if (status)
         return status;
     nn_layer_norm(compute, &blip2->vision_norm, x, n_total, x);
-    for (size_t i = 0; i < n; x += dim * n_rows[i++]) {
-        out[i] = features_new(n_rows[i], dim);
-        if (!out[i]) {
-            while (i-- > 0)
-                features_unref(out[i]);
-            return error_no_memory(err, "a picture's features");
-        }
-        memcpy(out[i]->rows, x, n_rows[i] * dim * sizeof *x);
-    }
-    return STATUS_OK;
+    return features_split_rows(x, n_rows, n, blip2->config.vision.dim, out, err);
 }
 
 /* ---- the Q-Former ------------------------------------------------------------------------------

@@ -158,16 +158,7 @@ static enum status encode_images(const struct model *model, const struct compute
         return error_no_memory(err, "a batch of pictures");
     nn_linear(compute, &git->projection, x, n * n_rows, ACTIVATION_NONE, NULL, rows);
     nn_layer_norm(compute, &git->projection_norm, rows, n * n_rows, rows);
-    for (size_t i = 0; i < n; i++) {
-        out[i] = features_new(n_rows, dim);
-        if (!out[i]) {
-            while (i-- > 0)
-                features_unref(out[i]);
-            return error_no_memory(err, "a picture's features");
-        }
-        memcpy(out[i]->rows, rows + i * n_rows * dim, n_rows * dim * sizeof *rows);
-    }
-    return STATUS_OK;
+    return features_split_rows(rows, n_rows_each, n, dim, out, err);
 }
 
 /* ---- texts -------------------------------------------------------------------------------------

@@ -23,7 +23,11 @@ enum status model_load_processor(struct model *model, const struct image_process
         0.26862954f, 0.26130258f, 0.27577711f                                                      \
     }
 
-/* rows [n, dim] → n blocks of one row. On failure none is left. */
+/* rows [Σ n_rows, dim] → n blocks, of n_rows[i] rows each (n_rows NULL: one). On failure
+ * none is left. */
+enum status features_split_rows(const float *rows, const size_t *n_rows, size_t n, size_t dim,
+                                struct features **out, struct error *err);
+/* The same with one row each. */
 enum status features_split(const float *rows, size_t n, size_t dim, struct features **out,
                            struct error *err);
 

@@ -46,20 +46,28 @@ void features_unref(struct features *features)
         free(features);
 }
 
-enum status features_split(const float *rows, size_t n, size_t dim, struct features **out,
-                           struct error *err)
+enum status features_split_rows(const float *rows, const size_t *n_rows, size_t n, size_t dim,
+                                struct features **out, struct error *err)
 {
     for (size_t i = 0; i < n; i++) {
-        struct features *each = features_new(1, dim);
+        size_t n_floats = (n_rows ? n_rows[i] : 1) * dim;
+        struct features *each = features_new(n_floats / dim, dim);
         if (!each) {
             while (i-- > 0)
                 features_unref(out[i]);
-            return error_no_memory(err, "embeddings");
+            return error_no_memory(err, "a picture's features");
         }
-        memcpy(each->rows, rows + i * dim, dim * sizeof *rows);
+        memcpy(each->rows, rows, n_floats * sizeof *rows);
+        rows += n_floats;
         out[i] = each;
     }
     return STATUS_OK;
+}
+
+enum status features_split(const float *rows, size_t n, size_t dim, struct features **out,
+                           struct error *err)
+{
+    return features_split_rows(rows, NULL, n, dim, out, err);
 }
 
 struct kv_shared *kv_shared_new(size_t n_rows, size_t n_floats)

@@ -202,37 +202,22 @@ static enum status encode_images(const struct model *model, const struct compute
                                  struct features **out, struct error *err)
 {
     const struct ved *ved = model->state;
-    size_t dim = ved->config.vision.dim, text_dim = ved->config.text.dim, n_total = 0;
-    size_t *n_rows = arena_array(compute->scratch, n, sizeof *n_rows);
-    if (!n_rows)
-        return error_no_memory(err, "a batch");
-    for (size_t i = 0; i < n; i++)
-        n_total += n_rows[i] = vit_rows(&ved->patches, pixels[i]);
-    float *x = arena_array(compute->scratch, n_total * dim, sizeof *x), *rows = x;
-    if (!x)
-        return error_no_memory(err, "a batch of pictures");
-    enum status status = vit_embed(&ved->patches, compute, pixels, n, x, err);
+    size_t text_dim = ved->config.text.dim, *n_rows, n_total;
+    float *x;
+    enum status status = vit_start(&ved->patches, compute, pixels, n, &n_rows, &x, &n_total, err);
     if (!status)
         status = encoder_forward(&ved->vision, compute, x, n_rows, n, NULL, NULL, err);
     if (status)
         return status;
     nn_layer_norm(compute, &ved->vision_norm, x, n_total, x);
+    float *rows = x;
     if (ved->projection.n_out) {
         rows = arena_array(compute->scratch, n_total * text_dim, sizeof *rows);
         if (!rows)
             return error_no_memory(err, "a batch of pictures");
         nn_linear(compute, &ved->projection, x, n_total, ACTIVATION_NONE, NULL, rows);
     }
-    for (size_t i = 0; i < n; rows += text_dim * n_rows[i++]) {
-        out[i] = features_new(n_rows[i], text_dim);
-        if (!out[i]) {
-            while (i-- > 0)
-                features_unref(out[i]);
-            return error_no_memory(err, "a picture's features");
-        }
-        memcpy(out[i]->rows, rows, n_rows[i] * text_dim * sizeof *rows);
-    }
-    return STATUS_OK;
+    return features_split_rows(rows, n_rows, n, text_dim, out, err);
 }
 
 /* ---- texts -------------------------------------------------------------------------------------

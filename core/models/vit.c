@@ -77,6 +77,21 @@ enum status vit_embed(const struct vit_embedding *embedding, const struct comput
     return status;
 }
 
+enum status vit_start(const struct vit_embedding *embedding, const struct compute *compute,
+                      const struct pixels *const *pixels, size_t n, size_t **n_rows, float **x,
+                      size_t *n_total, struct error *err)
+{
+    *n_rows = arena_array(compute->scratch, n, sizeof **n_rows);
+    if (!*n_rows)
+        return error_no_memory(err, "a batch");
+    *n_total = 0;
+    for (size_t i = 0; i < n; i++)
+        *n_total += (*n_rows)[i] = vit_rows(embedding, pixels[i]);
+    *x = arena_array(compute->scratch, *n_total, embedding->dim * sizeof **x);
+    return *x ? vit_embed(embedding, compute, pixels, n, *x, err)
+              : error_no_memory(err, "a batch of pictures");
+}
+
 /* ---- positions ---------------------------------------------------------------------------------
  */
 

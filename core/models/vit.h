@@ -22,6 +22,11 @@ size_t vit_rows(const struct vit_embedding *embedding, const struct pixels *pixe
 enum status vit_embed(const struct vit_embedding *embedding, const struct compute *compute,
                       const struct pixels *const *pixels, size_t n, float *x, struct error *err);
 
+/* The same, with room from scratch: *x [*n_total, dim], *n_rows [n]. */
+enum status vit_start(const struct vit_embedding *embedding, const struct compute *compute,
+                      const struct pixels *const *pixels, size_t n, size_t **n_rows, float **x,
+                      size_t *n_total, struct error *err);
+
 /* Learned positions [1 + grid², dim], the class token's first, for a grid of height × width
  * patches: out [1 + height · width, dim]. Bicubic as PyTorch's interpolate (a = −0.75, corners not
  * aligned, borders repeated). */
