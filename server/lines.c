@@ -91,10 +91,12 @@ void lines_close(struct exchange *exchange, const struct error *why)
 static void close_suspended(struct exchange *exchange, const struct error *why)
 {
     lines_close(exchange, why);
-    if (exchange->feed.is_last)
+    if (exchange->feed.is_last) {
         exchange_hand_back(exchange);
-    else
+    } else {
+        exchange_expect_body(exchange); /* MHD may miss that the client has gone */
         MHD_resume_connection(exchange->connection);
+    }
 }
 
 /* All that was there is dealt with. */

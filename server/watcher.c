@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "core/base/stats.h"
@@ -155,9 +156,12 @@ void watcher_hang_up(struct watcher *watcher)
     while (watcher->first) {
         struct watch *watch = watcher->first;
         bool hangup = watch->hangup;
+        int fd = watch->fd;
         unlink_watch(watcher, watch);
         if (hangup)
             watcher->events->gone(watch);
+        else
+            shutdown(fd, SHUT_RDWR); /* its body is awaited no longer */
     }
     pthread_mutex_unlock(&watcher->mutex);
 }

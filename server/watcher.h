@@ -42,7 +42,8 @@ void watcher_add(struct watcher *watcher, struct watch *watch, int fd, bool hang
 /* When this returns, no callback for the watch is running or will come. Fine when not active. */
 void watcher_remove(struct watcher *watcher, struct watch *watch);
 
-/* Acts as if every peer under watch had hung up: how a stopping server cancels what is left. */
+/* Acts as if every peer under watch had hung up, and ends the connections that only a deadline is
+ * watched of: how a stopping server cancels what is left. */
 void watcher_hang_up(struct watcher *watcher);
 
 #endif
