@@ -9,7 +9,7 @@ import threading
 import unittest
 import urllib.parse
 
-from harness import DATA, Server, ServerTest, image_b64, image_bytes, multipart, run
+from harness import BINARY, DATA, Server, ServerTest, image_b64, image_bytes, multipart, run
 
 LINES = {"Content-Type": "application/x-ndjson"}
 DIM = 8
@@ -89,7 +89,8 @@ class Bulk(ServerTest):
                 self.assertEqual([row["line"] for row in results], list(range(1, n + 1)))
                 self.assertTrue(all(row["ok"] for row in results))
                 self.assertEqual(last["lines"], n)
-                self.assertLess(self.memory() - before, 64 << 20)
+                if "asan" not in BINARY:  # its quarantine grows by design
+                    self.assertLess(self.memory() - before, 64 << 20)
         self.assertEqual(self.count(), n)
         found = self.server.post("/v1/collections/v/search", {"vector": vector(59), "top_k": 1}).json["results"][0]
         self.assertAlmostEqual(found["score"], 1, places=5)
@@ -164,8 +165,10 @@ class Bulk(ServerTest):
         self.assertEqual(reply.json["errors"][0]["id"], "zero")
 
     def test_a_client_that_leaves(self):
+        # Into a collection of its own: what had arrived may still be added while the next test begins.
+        self.server.request("PUT", "/v1/collections/left", {"dimensions": DIM})
         connection = self.server.connect()
-        connection.putrequest("POST", "/v1/collections/v/items")
+        connection.putrequest("POST", "/v1/collections/left/items")
         connection.putheader("Content-Type", "application/x-ndjson")
         connection.putheader("Content-Length", str(1 << 30))
         connection.endheaders()
