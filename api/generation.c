@@ -29,7 +29,7 @@ const struct field generation_fields[] = {
      .help = "sample among the likeliest tokens that together have this probability"},
     {"repetition_penalty", FIELD_NUMBER, .min = 0.01, .max = 100,
      .help = "above 1 makes tokens that were there less likely"},
-    {"seed", FIELD_INTEGER, .min = 0, .max = 9007199254740992.0,
+    {"seed", FIELD_INTEGER, .min = 0, .max = 9007199254740991.0,
      .help = "makes sampling repeatable"},
     {"stop", FIELD_STRINGS, .max = STOPS_MAX, .help = "texts before which generation ends"},
     {"n", FIELD_INTEGER, .min = 1, .max = GENERATION_BEAMS_MAX, .help = "how many texts to give"},

@@ -1,9 +1,9 @@
 /*
  * watcher.c: one epoll set and a list of what is in it, under one mutex.
  *
- * An event carries the watch's address. By the time it is handled the watch may have been removed
- * (and freed), so it counts only if that address is still in the list; the list is short enough to
- * search (max_inflight) and events are rare.
+ * An event carries the watch's number. By the time it is handled the watch may have been removed
+ * and freed, and another may stand at its address, so it counts only for the watch in the list that
+ * has this number; the list is short enough to search (max_inflight) and events are rare.
  */
 #include "server/watcher.h"
 
@@ -17,14 +17,15 @@
 
 #include "core/base/stats.h"
 
-enum { TICK_MS = 500 };
+enum { TICK_MS = 500, STOP = 0 };
 
 struct watcher {
     const struct watcher_events *events;
     int epoll_fd, stop_fd;
     pthread_t thread;
-    pthread_mutex_t mutex; /* guards first and every watch in the list; taken alone */
+    pthread_mutex_t mutex; /* guards what follows and every watch in the list; taken alone */
     struct watch *first;
+    uint64_t last_number; /* of a watch; STOP is none's */
 };
 
 /* Mutex held. */
@@ -41,12 +42,13 @@ static void unlink_watch(struct watcher *watcher, struct watch *watch)
     watch->active = false;
 }
 
-static bool is_listed(const struct watcher *watcher, const struct watch *wanted)
+/* NULL: removed meanwhile. */
+static struct watch *find_watch(const struct watcher *watcher, uint64_t number)
 {
-    for (const struct watch *watch = watcher->first; watch; watch = watch->next)
-        if (watch == wanted)
-            return true;
-    return false;
+    struct watch *watch = watcher->first;
+    while (watch && watch->number != number)
+        watch = watch->next;
+    return watch;
 }
 
 static void *watcher_main(void *argument)
@@ -60,12 +62,12 @@ static void *watcher_main(void *argument)
         uint64_t now = clock_ns();
         pthread_mutex_lock(&watcher->mutex);
         for (int i = 0; i < n; i++) {
-            struct watch *watch = events[i].data.ptr;
-            if (!watch) { /* stop_fd */
+            if (events[i].data.u64 == STOP) {
                 pthread_mutex_unlock(&watcher->mutex);
                 return NULL;
             }
-            if (is_listed(watcher, watch)) {
+            struct watch *watch = find_watch(watcher, events[i].data.u64);
+            if (watch) {
                 unlink_watch(watcher, watch);
                 watcher->events->gone(watch);
             }
@@ -92,7 +94,7 @@ struct watcher *watcher_new(const struct watcher_events *events, struct error *e
     watcher->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     watcher->stop_fd = eventfd(0, EFD_CLOEXEC);
     pthread_mutex_init(&watcher->mutex, NULL);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = STOP};
     if (watcher->epoll_fd < 0 || watcher->stop_fd < 0 ||
         epoll_ctl(watcher->epoll_fd, EPOLL_CTL_ADD, watcher->stop_fd, &event) ||
         pthread_create(&watcher->thread, NULL, watcher_main, watcher)) {
@@ -128,12 +130,13 @@ void watcher_add(struct watcher *watcher, struct watch *watch, int fd, bool hang
     *watch = (struct watch){.fd = fd,
                             .active = true,
                             .hangup = hangup,
+                            .number = ++watcher->last_number,
                             .deadline_ns = deadline_ns,
                             .next = watcher->first};
     if (watcher->first)
         watcher->first->prev = watch;
     watcher->first = watch;
-    struct epoll_event event = {.events = hangup ? EPOLLRDHUP : 0, .data.ptr = watch};
+    struct epoll_event event = {.events = hangup ? EPOLLRDHUP : 0, .data.u64 = watch->number};
     /* A failure here (descriptor or memory limits) means that this client's leaving goes unnoticed:
      * its request is computed for nothing, as it would be without a watcher. EPOLLHUP and EPOLLERR
      * always count. */

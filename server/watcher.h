@@ -21,6 +21,7 @@ struct watch {
     int fd;
     bool active;
     bool hangup;          /* look for the peer's FIN */
+    uint64_t number;      /* the watcher's own */
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
     struct watch *prev, *next;
 };
