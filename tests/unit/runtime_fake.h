@@ -30,6 +30,7 @@ enum { FAKE_VOCAB = 24, FAKE_BROKEN = -7777 };
 struct fake {
     atomic_bool hold;    /* passes wait while it is set … */
     atomic_int n_inside; /* … and this many do */
+    int hold_at_prefill; /* hold is set by the prefill of this number; 0 = none */
     atomic_int n_image_passes, n_images, n_text_passes, n_texts, n_pair_passes, n_prefills,
         n_decodes, max_images, max_rows, max_prompt_tokens;
     atomic_int us_per_image;
@@ -170,7 +171,8 @@ static inline enum status fake_prefill(const struct model *model, const struct c
 {
     struct fake *fake = model->state;
     fake_pass(fake, 'f');
-    atomic_fetch_add(&fake->n_prefills, 1);
+    if (atomic_fetch_add(&fake->n_prefills, 1) + 1 == fake->hold_at_prefill)
+        atomic_store(&fake->hold, true);
     (void)compute;
     (void)task;
     if (fake_too_many(fake, n, err)) {

@@ -549,7 +549,7 @@ END_TEST
 /* One that is cancelled in the middle of its prompt leaves nothing behind. */
 START_TEST(a_prompt_in_pieces_may_be_cancelled)
 {
-    struct fake fake = {.hold = true};
+    struct fake fake = {.hold = true, .hold_at_prefill = 5};
     struct runtime_options options = roomy;
     options.prefill_chunk = 1;
     struct runtime *runtime = fake_runtime(options);
@@ -570,7 +570,9 @@ START_TEST(a_prompt_in_pieces_may_be_cancelled)
     atomic_store(&fake.hold, false);
     while (atomic_load(&fake.n_prefills) < 5)
         nanosleep(&(struct timespec){0, 100000}, NULL);
+    wait_inside(&fake);
     atomic_store(&joining->cancelled, true);
+    atomic_store(&fake.hold, false);
     waiter_wait(&waiter, 1);
     ck_assert_int_eq(joining->works[0].error.status, STATUS_CANCELLED);
     atomic_store(&writing->cancelled, true);
