@@ -60,7 +60,7 @@
     SETTING(list,   api_key,            "",     "NAME:KEY that clients must send (Authorization: Bearer KEY or X-API-Key); may be repeated; none = open") \
     SETTING(number, key_rate_per_minute,"0",    "requests per minute for each key; 0 = no bound") \
     SETTING(list,   cors_allow_origins, "",     "scheme://host:port of a web page elsewhere that may call this server; may be repeated; * = any") \
-    SETTING(flag,   gzip,               "on",   "send texts over 1 KB compressed to clients that take gzip") \
+    SETTING(flag,   gzip,               "on",   "send texts over 1 KB compressed to clients that take gzip or deflate") \
     SETTING(text,   tls_cert,           "",     "PEM file with the certificate (and its chain); with tls_key, HTTPS is served instead of HTTP") \
     SETTING(text,   tls_key,            "",     "PEM file with the certificate's key") \
     SETTING(flag,   trust_forwarded,    "off",  "log the client's address from X-Forwarded-For; only behind a proxy that sets it") \

@@ -24,12 +24,13 @@ bool gzip_pays(const struct http_reply *reply)
     return false;
 }
 
-bool gzip_body(struct buffer *body)
+bool gzip_body(struct buffer *body, enum coding coding)
 {
     struct buffer packed;
     buffer_init(&packed, body->size);
     z_stream z = {0};
-    if (deflateInit2(&z, LEVEL, Z_DEFLATED, WINDOW_GZIP, MEMORY, Z_DEFAULT_STRATEGY) != Z_OK)
+    int window = coding == CODING_GZIP ? WINDOW_GZIP : MAX_WBITS;
+    if (deflateInit2(&z, LEVEL, Z_DEFLATED, window, MEMORY, Z_DEFAULT_STRATEGY) != Z_OK)
         return false;
     z.next_in = (unsigned char *)body->data;
     z.avail_in = (unsigned)body->size;

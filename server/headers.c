@@ -31,7 +31,7 @@ static bool weighs_nothing(const char *parameters, size_t size)
     return q == parameters + size || *q < '1' || *q > '9';
 }
 
-bool accepts_gzip(const char *accept_encoding)
+bool accepts_coding(const char *accept_encoding, const char *coding)
 {
     bool any = false;
     for (const char *at = accept_encoding; at && *at;) {
@@ -39,7 +39,7 @@ bool accepts_gzip(const char *accept_encoding)
         size_t size = strcspn(at, ",");
         size_t name = strcspn(at, " \t;,");
         bool taken = !weighs_nothing(at + name, size - name);
-        if (name == 4 && !strncasecmp(at, "gzip", 4))
+        if (name == strlen(coding) && !strncasecmp(at, coding, name))
             return taken; /* said by name: that decides */
         if (name == 1 && *at == '*')
             any = taken;

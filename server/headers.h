@@ -17,8 +17,8 @@ enum { TRACE_ID_SIZE = 33, ADDRESS_SIZE = 64 };
  * (borrowed), or NULL: not allowed. Origins are compared as they are (scheme://host[:port]). */
 const char *cors_allow(const struct setting_list *allowed, const char *origin);
 
-/* Accept-Encoding takes gzip (with a weight above 0). NULL: no. */
-bool accepts_gzip(const char *accept_encoding);
+/* Accept-Encoding takes this coding (with a weight above 0). NULL: no. */
+bool accepts_coding(const char *accept_encoding, const char *coding);
 
 /* The trace id of a W3C traceparent (version-traceid-parent-flags); false and "" for anything else.
  */

@@ -404,6 +404,16 @@ void exchange_expect_body(struct exchange *exchange)
         exchange_watch(exchange, false, clock_ns() + timeout_s * 1000000000ull);
 }
 
+static enum coding accepted_coding(struct exchange *exchange)
+{
+    const char *accept = exchange_header(exchange, MHD_HTTP_HEADER_ACCEPT_ENCODING);
+    if (!exchange->server->process->settings.gzip)
+        return CODING_NONE;
+    return accepts_coding(accept, "gzip")      ? CODING_GZIP
+           : accepts_coding(accept, "deflate") ? CODING_DEFLATE
+                                               : CODING_NONE;
+}
+
 static enum MHD_Result first_call(struct exchange *exchange, const char *method)
 {
     snprintf(exchange->method, sizeof exchange->method, "%s", method);
@@ -411,8 +421,7 @@ static enum MHD_Result first_call(struct exchange *exchange, const char *method)
     note_client(exchange);
     if (answer_preflight(exchange))
         return send_reply(exchange);
-    exchange->takes_gzip = exchange->server->process->settings.gzip &&
-                           accepts_gzip(exchange_header(exchange, MHD_HTTP_HEADER_ACCEPT_ENCODING));
+    exchange->coding = accepted_coding(exchange);
     struct error err;
     unsigned retry_after_s = 0;
     if (check_headers(exchange, &retry_after_s, &err))
@@ -475,15 +484,16 @@ static enum MHD_Result upload(struct exchange *exchange, const char *data, size_
 /* Whether the finished reply is to be compressed, which is work for a worker. */
 static bool wants_gzip(struct exchange *exchange)
 {
-    return exchange->takes_gzip && gzip_pays(reply_of(exchange));
+    return exchange->coding != CODING_NONE && gzip_pays(reply_of(exchange));
 }
 
 /* Worker thread: the reply is there. */
 void exchange_hand_back(struct exchange *exchange)
 {
     struct http_reply *reply = reply_of(exchange);
-    if (wants_gzip(exchange) && gzip_body(&reply->body)) {
-        reply_header(reply, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
+    if (wants_gzip(exchange) && gzip_body(&reply->body, exchange->coding)) {
+        reply_header(reply, MHD_HTTP_HEADER_CONTENT_ENCODING, "%s",
+                     exchange->coding == CODING_GZIP ? "gzip" : "deflate");
         reply_header(reply, MHD_HTTP_HEADER_VARY, "Accept-Encoding");
     }
     watcher_remove(exchange->server->watcher, &exchange->watch);

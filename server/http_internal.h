@@ -7,6 +7,7 @@
 
 #include <microhttpd.h>
 
+#include "server/gzip.h"
 #include "server/headers.h"
 #include "server/http.h"
 #include "server/watcher.h"
@@ -53,7 +54,7 @@ struct exchange {
     char key_name[KEY_NAME_MAX];
     char client[ADDRESS_SIZE];
     char trace[TRACE_ID_SIZE];
-    bool takes_gzip;
+    enum coding coding; /* that the client takes a long reply in */
 
     struct route route;
     bool admitted;
