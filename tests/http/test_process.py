@@ -67,7 +67,7 @@ class Reload(unittest.TestCase):
             self.assertEqual([self.status(f"{key}-secret") for key in ("first", "second", "third")], [401, 200, 200])
             thread.join()
             self.assertEqual(replies[0].status, 200, replies[0].body)
-            self.assertIn("app", server.log())  # lines of requests name the key
+            wait_until(lambda: "app" in server.log(), "a request's line, which comes after its reply, names the key")
 
             self.reload("api_key = short:x\n", "nothing is changed")
             self.assertIn("api_key", server.log())
