@@ -349,3 +349,20 @@ struct kv_shared *bert_cross_kv(const struct bert *bert, const struct compute *c
     }
     return shared;
 }
+
+enum status bert_forward_last(const struct bert *bert, const struct compute *compute,
+                              const struct bert_item *items, size_t n, float **x, struct error *err)
+{
+    size_t dim = bert->config.dim, n_total = 0;
+    for (size_t i = 0; i < n; i++)
+        n_total += items[i].n;
+    float *rows = arena_array(compute->scratch, n_total * dim, sizeof *rows);
+    if (!rows)
+        return error_no_memory(err, "a forward pass's activations");
+    if (bert_forward(bert, compute, items, n, NULL, 0, rows, err))
+        return err->status;
+    for (size_t i = 0, row = 0; i < n; row += items[i++].n) /* rows only move forward */
+        memmove(rows + i * dim, rows + (row + items[i].n - 1) * dim, dim * sizeof *rows);
+    *x = rows;
+    return STATUS_OK;
+}

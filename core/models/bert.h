@@ -95,6 +95,11 @@ enum status bert_forward(const struct bert *bert, const struct compute *compute,
                          const struct bert_item *items, size_t n_items,
                          const struct bert_source *sources, size_t n_sources, float *x,
                          struct error *err);
+/* The same for decoders, of whose rows only each item's last is wanted: *x [n, dim] from scratch.
+ */
+enum status bert_forward_last(const struct bert *bert, const struct compute *compute,
+                              const struct bert_item *items, size_t n, float **x,
+                              struct error *err);
 
 /* The keys and values of one source for every layer, to be shared by decoders: data is [n_layers]
  * [keys, values][n_rows, dim]. NULL and an error when out of memory. */

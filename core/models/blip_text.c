@@ -56,17 +56,9 @@ static enum status decoder_forward(const struct blip *blip, const struct compute
                                    const struct bert_item *items, size_t n, float *logits,
                                    struct error *err)
 {
-    size_t dim = blip->config.text.dim, n_total = 0;
-    for (size_t i = 0; i < n; i++)
-        n_total += items[i].n;
-    float *x = arena_array(compute->scratch, n_total * dim, sizeof *x);
-    if (!x)
-        return error_no_memory(err, "a forward pass's activations");
-    enum status status = bert_forward(&blip->text_decoder, compute, items, n, NULL, 0, x, err);
-    if (status)
-        return status;
-    for (size_t i = 0, row = 0; i < n; row += items[i++].n) /* rows only move forward */
-        memmove(x + i * dim, x + (row + items[i].n - 1) * dim, dim * sizeof *x);
+    float *x;
+    if (bert_forward_last(&blip->text_decoder, compute, items, n, &x, err))
+        return err->status;
     return head_forward(blip, compute, x, n, logits, err);
 }
 

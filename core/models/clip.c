@@ -183,12 +183,8 @@ static enum status clip_encode_images(const struct model *model, const struct co
                                       struct features **out, struct error *err)
 {
     const struct clip *clip = model->state;
-    float *rows = arena_array(compute->scratch, n * clip->vision.config.encoder.dim, sizeof *rows);
-    if (!rows)
-        return error_no_memory(err, "a batch of pictures");
-    enum status status = clip_vision_forward(&clip->vision, compute, pixels, n, rows, err);
-    return status ? status
-                  : dual_embed_pictures(compute, &clip->vision_projection, rows, n, out, err);
+    return clip_vision_encode(&clip->vision, &clip->vision_projection, compute, pixels, n, out,
+                              err);
 }
 
 static enum status clip_encode_texts(const struct model *model, const struct compute *compute,

@@ -177,12 +177,8 @@ static enum status encode_images(const struct model *model, const struct compute
                                  struct features **out, struct error *err)
 {
     const struct clip_bert *clip = model->state;
-    float *rows = arena_array(compute->scratch, n * clip->vision.config.encoder.dim, sizeof *rows);
-    if (!rows)
-        return error_no_memory(err, "a batch of pictures");
-    enum status status = clip_vision_forward(&clip->vision, compute, pixels, n, rows, err);
-    return status ? status
-                  : dual_embed_pictures(compute, &clip->vision_projection, rows, n, out, err);
+    return clip_vision_encode(&clip->vision, &clip->vision_projection, compute, pixels, n, out,
+                              err);
 }
 
 /* The first row of each text → rows [n, dim] */

@@ -188,6 +188,17 @@ enum status clip_vision_forward(const struct clip_vision *vision, const struct c
     return status;
 }
 
+enum status clip_vision_encode(const struct clip_vision *vision, const struct linear *projection,
+                               const struct compute *compute, const struct pixels *const *pixels,
+                               size_t n, struct features **out, struct error *err)
+{
+    float *rows = arena_array(compute->scratch, n * vision->config.encoder.dim, sizeof *rows);
+    if (!rows)
+        return error_no_memory(err, "a batch of pictures");
+    enum status status = clip_vision_forward(vision, compute, pixels, n, rows, err);
+    return status ? status : dual_embed_pictures(compute, projection, rows, n, out, err);
+}
+
 /* The position of the row that stands for the text (see the head of clip.c). */
 static size_t end_of_text(const struct clip_text_config *config, const struct tokens *text)
 {

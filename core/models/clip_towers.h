@@ -76,6 +76,10 @@ enum status clip_vision_embed(const struct clip_vision *vision, const struct com
 enum status clip_vision_forward(const struct clip_vision *vision, const struct compute *compute,
                                 const struct pixels *const *pixels, size_t n, float *out,
                                 struct error *err);
+/* …and from there to embeddings of length 1 through a projection. */
+enum status clip_vision_encode(const struct clip_vision *vision, const struct linear *projection,
+                               const struct compute *compute, const struct pixels *const *pixels,
+                               size_t n, struct features **out, struct error *err);
 
 /* Each text's row at its end, after the final norm: out [n, dim]. */
 enum status clip_text_forward(const struct clip_text *text, const struct compute *compute,

@@ -42,20 +42,6 @@ struct clipseg_config {
     size_t grid; /* patches an edge of the pictures that the processor makes */
 };
 
-/* ViTImageProcessor's, which the published files name. */
-static const struct image_processor clipseg_processor = {
-    .do_resize = true,
-    .do_rescale = true,
-    .do_normalize = true,
-    .default_to_square = true,
-    .height = 224,
-    .width = 224,
-    .resample = RESAMPLE_BILINEAR,
-    .rescale_factor = 1.0 / 255,
-    .mean = {0.5f, 0.5f, 0.5f},
-    .std = {0.5f, 0.5f, 0.5f},
-};
-
 static enum status read_extract_layers(const json_t *json, struct clipseg_config *config,
                                        struct error *err)
 {
@@ -113,7 +99,7 @@ static enum status read_config(struct model *model, struct clipseg_config *confi
     if (!status)
         status = config_bool(json, "use_complex_transposed_convolution", &config->is_complex, err);
     if (!status)
-        status = model_load_processor(model, &clipseg_processor, 0, err);
+        status = model_load_processor(model, &vit_processor, 0, err);
     if (status)
         return status;
     if (config->reduce_dim % config->n_heads)

@@ -33,6 +33,18 @@ const struct encoder_names encoder_names_open_clip = {
     .qkv_bias = true,
 };
 
+const struct encoder_names encoder_names_vit = {
+    .norm1 = "layernorm_before",
+    .q = "attention.attention.query",
+    .k = "attention.attention.key",
+    .v = "attention.attention.value",
+    .out = "attention.output.dense",
+    .norm2 = "layernorm_after",
+    .fc1 = "intermediate.dense",
+    .fc2 = "output.dense",
+    .qkv_bias = true,
+};
+
 enum status encoder_config_load(const json_t *json, struct encoder_config *config,
                                 struct error *err)
 {

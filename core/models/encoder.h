@@ -34,6 +34,7 @@ struct encoder_names {
 };
 extern const struct encoder_names encoder_names_clip;      /* layer_norm1, self_attn.q_proj, … */
 extern const struct encoder_names encoder_names_open_clip; /* ln_1, attn.in_proj_weight, … */
+extern const struct encoder_names encoder_names_vit;       /* layernorm_before, … */
 
 struct encoder_layer {
     struct norm norm1;

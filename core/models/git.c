@@ -256,17 +256,9 @@ static enum status text_forward(const struct git *git, const struct compute *com
                                 const struct bert_item *items, size_t n, float *logits,
                                 struct error *err)
 {
-    size_t dim = git->text.config.dim, n_total = 0;
-    for (size_t i = 0; i < n; i++)
-        n_total += items[i].n;
-    float *x = arena_array(compute->scratch, n_total * dim, sizeof *x);
-    if (!x)
-        return error_no_memory(err, "a forward pass's activations");
-    enum status status = bert_forward(&git->text, compute, items, n, NULL, 0, x, err);
-    if (status)
-        return status;
-    for (size_t i = 0, row = 0; i < n; row += items[i++].n) /* rows only move forward */
-        memmove(x + i * dim, x + (row + items[i].n - 1) * dim, dim * sizeof *x);
+    float *x;
+    if (bert_forward_last(&git->text, compute, items, n, &x, err))
+        return err->status;
     nn_linear(compute, &git->head, x, n, ACTIVATION_NONE, NULL, logits);
     return STATUS_OK;
 }

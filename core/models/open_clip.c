@@ -484,16 +484,13 @@ static enum status open_clip_encode_images(const struct model *model, const stru
                                            struct features **out, struct error *err)
 {
     const struct open_clip *clip = model->state;
-    size_t embed_dim = clip->config.embed_dim, dim = clip->vision.config.encoder.dim;
-    bool is_resnet = clip->config.is_resnet; /* it gives embeddings, a ViT gives rows */
-    float *rows = arena_array(compute->scratch, n * (is_resnet ? embed_dim : dim), sizeof *rows);
+    size_t embed_dim = clip->config.embed_dim;
+    if (!clip->config.is_resnet)
+        return clip_vision_encode(&clip->vision, &clip->vision_projection, compute, pixels, n, out,
+                                  err);
+    float *rows = arena_array(compute->scratch, n * embed_dim, sizeof *rows); /* embeddings */
     if (!rows)
         return error_no_memory(err, "a batch of pictures");
-    if (!is_resnet) {
-        enum status status = clip_vision_forward(&clip->vision, compute, pixels, n, rows, err);
-        return status ? status
-                      : dual_embed_pictures(compute, &clip->vision_projection, rows, n, out, err);
-    }
     enum status status = clip_resnet_forward(&clip->resnet, compute, pixels, n, rows, err);
     if (status)
         return status;

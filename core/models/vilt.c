@@ -138,17 +138,8 @@ struct vilt {
 static void bind_body(struct binder *binder, struct vilt *vilt, bool pooled)
 {
     const struct vilt_config *config = &vilt->config;
-    const struct encoder_names names = {
-        .norm1 = "layernorm_before",
-        .q = "attention.attention.query",
-        .k = "attention.attention.key",
-        .v = "attention.attention.value",
-        .out = "attention.output.dense",
-        .norm2 = "layernorm_after",
-        .fc1 = "intermediate.dense",
-        .fc2 = "output.dense",
-        .qkv_bias = config->qkv_bias,
-    };
+    struct encoder_names names = encoder_names_vit;
+    names.qkv_bias = config->qkv_bias;
     size_t d = config->encoder.dim, grid = config->image_size / config->patch_size;
     bind_tensor(binder, &vilt->words, (const size_t[]){config->vocab_size, d, 0},
                 "vilt.embeddings.text_embeddings.word_embeddings.weight");

@@ -49,19 +49,6 @@ static const struct ved_config ved_defaults = {
     .start_id = -1,
 };
 
-static const struct image_processor vit_processor = {
-    .do_resize = true,
-    .do_rescale = true,
-    .do_normalize = true,
-    .default_to_square = true,
-    .height = 224,
-    .width = 224,
-    .resample = RESAMPLE_BILINEAR,
-    .rescale_factor = 1.0 / 255,
-    .mean = {0.5f, 0.5f, 0.5f},
-    .std = {0.5f, 0.5f, 0.5f},
-};
-
 /* The sub-config, whose model_type must be the one that we have. */
 static enum status read_part(const json_t *json, const char *key, const char *type,
                              const json_t **out, struct error *err)
@@ -122,17 +109,8 @@ struct ved {
 static void bind_vision(struct binder *binder, struct ved *ved)
 {
     const struct ved_config *config = &ved->config;
-    const struct encoder_names names = {
-        .norm1 = "layernorm_before",
-        .q = "attention.attention.query",
-        .k = "attention.attention.key",
-        .v = "attention.attention.value",
-        .out = "attention.output.dense",
-        .norm2 = "layernorm_after",
-        .fc1 = "intermediate.dense",
-        .fc2 = "output.dense",
-        .qkv_bias = config->qkv_bias,
-    };
+    struct encoder_names names = encoder_names_vit;
+    names.qkv_bias = config->qkv_bias;
     size_t d = config->vision.dim, grid = config->image_size / config->patch_size;
     const float *unused;
     ved->patches = (struct vit_embedding){

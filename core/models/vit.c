@@ -16,6 +16,19 @@ static size_t n_patches(const struct vit_embedding *embedding, const struct pixe
     return (pixels->height / embedding->patch_size) * (pixels->width / embedding->patch_size);
 }
 
+const struct image_processor vit_processor = {
+    .do_resize = true,
+    .do_rescale = true,
+    .do_normalize = true,
+    .default_to_square = true,
+    .height = 224,
+    .width = 224,
+    .resample = RESAMPLE_BILINEAR,
+    .rescale_factor = 1.0 / 255,
+    .mean = {0.5f, 0.5f, 0.5f},
+    .std = {0.5f, 0.5f, 0.5f},
+};
+
 size_t vit_rows(const struct vit_embedding *embedding, const struct pixels *pixels)
 {
     return n_patches(embedding, pixels) + (embedding->class_token ? 1 : 0);

@@ -14,6 +14,9 @@ struct vit_embedding {
     const float *positions;   /* [n_positions, dim]; the class token's first */
 };
 
+/* The defaults of ViTImageProcessor, which CLIPSeg's published files name as well. */
+extern const struct image_processor vit_processor;
+
 /* Rows that a picture becomes (class token included). */
 size_t vit_rows(const struct vit_embedding *embedding, const struct pixels *pixels);
 
