@@ -14,6 +14,26 @@
 
 #include "core/nn/nn.h"
 
+/* A test case's fixture: what passes compute with. */
+static struct pool *pool;
+static struct arena arena;
+static struct compute compute;
+static struct error err;
+
+static void set_up(void)
+{
+    pool = pool_new(2, &err);
+    ck_assert_ptr_nonnull(pool);
+    arena_init(&arena, 0);
+    compute = (struct compute){pool, &arena};
+}
+
+static void tear_down(void)
+{
+    pool_free(pool);
+    arena_release(&arena);
+}
+
 static uint64_t random_state = 88172645463325252u;
 
 static inline uint64_t random_next(void)

@@ -6,25 +6,6 @@
 
 #include "nn_reference.h"
 
-static struct pool *pool;
-static struct arena arena;
-static struct compute compute;
-static struct error err;
-
-static void set_up(void)
-{
-    pool = pool_new(2, &err);
-    ck_assert_ptr_nonnull(pool);
-    arena_init(&arena, 0);
-    compute = (struct compute){pool, &arena};
-}
-
-static void tear_down(void)
-{
-    pool_free(pool);
-    arena_release(&arena);
-}
-
 /* ---- dtypes and activations ------------------------------------------------------------------ */
 
 START_TEST(dtypes_convert_exactly)
@@ -282,7 +263,8 @@ START_TEST(rows_add_normalise_and_softmax)
             for (size_t i = 0; i < n; i++)
                 sum += exp((double)x[r * n + i] - max);
             for (size_t i = 0; i < n; i++)
-                ck_assert(close_to(y[r * n + i], exp((double)x[r * n + i] - max) / sum, 3e-6, 1e-20));
+                ck_assert(
+                    close_to(y[r * n + i], exp((double)x[r * n + i] - max) / sum, 3e-6, 1e-20));
         }
         floats_free(x);
         floats_free(y);

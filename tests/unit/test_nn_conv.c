@@ -10,25 +10,6 @@
 #include "core/nn/rotary.h"
 #include "nn_reference.h"
 
-static struct pool *pool;
-static struct arena arena;
-static struct compute compute;
-static struct error err;
-
-static void set_up(void)
-{
-    pool = pool_new(2, &err);
-    ck_assert_ptr_nonnull(pool);
-    arena_init(&arena, 0);
-    compute = (struct compute){pool, &arena};
-}
-
-static void tear_down(void)
-{
-    pool_free(pool);
-    arena_release(&arena);
-}
-
 /* ---- convolutions ---------------------------------------------------------------------------- */
 
 static void check_conv(struct conv2d_shape shape, size_t n, size_t height, size_t width,
