@@ -15,6 +15,20 @@ struct store *collections_store(struct call *call, struct error *err)
     return store;
 }
 
+void *collections_begin(struct call *call, size_t size, void (*release)(void *state),
+                        struct store **store, struct error *err)
+{
+    *store = collections_store(call, err);
+    if (!*store)
+        return NULL;
+    call->state = arena_zalloc(&call->arena, 1, size);
+    if (call->state)
+        call->release_state = release;
+    else
+        error_no_memory(err, "the request");
+    return call->state;
+}
+
 enum status collections_get(struct call *call, struct store *store, struct collection *out,
                             struct error *err)
 {

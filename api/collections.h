@@ -18,6 +18,11 @@ enum {
 /* The store, or NULL and STATUS_UNAVAILABLE where none is configured. */
 struct store *collections_store(struct call *call, struct error *err);
 
+/* The store, and the call's state: `size` zeroed bytes, which `release` gives back what they hold
+ * of when the call ends. NULL: err. */
+void *collections_begin(struct call *call, size_t size, void (*release)(void *state),
+                        struct store **store, struct error *err);
+
 /* The path's collection; to be released. */
 enum status collections_get(struct call *call, struct store *store, struct collection *out,
                             struct error *err);

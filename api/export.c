@@ -42,12 +42,10 @@ static void release_state(void *data)
 
 static enum status begin(struct call *call, struct error *err)
 {
-    struct store *store = collections_store(call, err);
-    struct state *state = store ? arena_zalloc(&call->arena, 1, sizeof *state) : NULL;
+    struct store *store;
+    struct state *state = collections_begin(call, sizeof *state, release_state, &store, err);
     if (!state)
-        return store ? error_no_memory(err, "the request") : err->status;
-    call->state = state;
-    call->release_state = release_state;
+        return err->status;
     const char *encoding = form_string(&call->form, "encoding", "float").data;
     state->is_base64 = !strcmp(encoding, "base64");
     if (!state->is_base64 && strcmp(encoding, "float"))

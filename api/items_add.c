@@ -506,12 +506,10 @@ static enum status post_finish(struct call *call, struct error *err)
 
 static enum status post_begin(struct call *call, struct error *err)
 {
-    struct store *store = collections_store(call, err);
-    struct state *state = store ? arena_zalloc(&call->arena, 1, sizeof *state) : NULL;
+    struct store *store;
+    struct state *state = collections_begin(call, sizeof *state, release_state, &store, err);
     if (!state)
-        return store ? error_no_memory(err, "the request") : err->status;
-    call->state = state;
-    call->release_state = release_state;
+        return err->status;
     enum status status = collections_get(call, store, &state->collection, err);
     if (!status)
         status = call->form.is_lines ? read_lines(call, state, err) : read_items(call, state, err);
