@@ -1,6 +1,6 @@
 /*
- * http_internal.h: an exchange, one request on its way through the process, and what http.c and
- * lines.c share about it. The states and their invariants stand at the head of http.c.
+ * http_internal.h: an exchange, one request on its way through the process, and what http.c,
+ * lines.c and daemon.c share about it. The states and their invariants stand at the head of http.c.
  */
 #ifndef VLMD_SERVER_HTTP_INTERNAL_H
 #define VLMD_SERVER_HTTP_INTERNAL_H
@@ -81,6 +81,17 @@ struct exchange {
 
 /* ---- http.c ------------------------------------------------------------------------------------
  */
+
+/* libmicrohttpd's callbacks: for the request target, each piece of a request, and its end. */
+void *exchange_open(void *cls, const char *uri, struct MHD_Connection *connection);
+enum MHD_Result exchange_handle(void *cls, struct MHD_Connection *connection, const char *url,
+                                const char *method, const char *version, const char *upload_data,
+                                size_t *upload_data_size, void **con_cls);
+void exchange_close(void *cls, struct MHD_Connection *connection, void **con_cls,
+                    enum MHD_RequestTerminationCode reason);
+/* The watcher's callbacks. */
+void exchange_client_gone(struct watch *watch);
+void exchange_client_late(struct watch *watch);
 
 struct exchange *exchange_of_ticket(struct ticket *ticket);
 const char *exchange_header(struct exchange *exchange, const char *name);
