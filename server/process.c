@@ -289,9 +289,9 @@ fail:
 
 void process_close(struct process *process)
 {
+    store_close(process->store); /* before the runtime, on whose pool it searches */
     runtime_free(process->runtime);
     api_free(process->api);
-    store_close(process->store);
     admission_release(&process->admission);
     settings_release(&process->settings);
     *process = (struct process){0};
