@@ -403,7 +403,7 @@ int command_pull(struct arguments *arguments)
         }
     }
     if (!is_name(name)) {
-        rc = command_usage("'%s' is no name such as openai/clip-vit-base-patch32", name);
+        rc = command_usage("'%s' is no name such as google/siglip-base-patch16-224", name);
         goto out;
     }
     if (!is_revision(pull->revision)) {

@@ -96,7 +96,7 @@ static const struct command commands[] = {
      "pickles. A broken download is continued. HF_TOKEN in the environment is sent as the token.\n"
      "--list shows public checkpoints that are known to fit, with their licences.\n\n"
      "  vlmd pull --list\n"
-     "  vlmd pull openai/clip-vit-base-patch32\n"
+     "  vlmd pull timm/vit_base_patch32_clip_224.openai\n"
      "  vlmd pull Salesforce/blip-vqa-base --to /models/vqa\n"},
     {"info", command_info, false, 0, 0, "", "which kernels this chip runs, and how many threads",
      "Engines from best to plainest; `--set engine=NAME` forces one. A dtype that the engine is fast in is\n"
