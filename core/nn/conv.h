@@ -27,6 +27,7 @@ struct conv2d {
     struct conv2d_shape shape;
     struct linear linear; /* owned: [n_out, kernel_height · kernel_width · n_in] */
     float *bias;          /* owned */
+    float *laid_out;      /* owned; what conv2d_prepare() made of linear.weight */
 };
 
 /* Takes a weight [n_out, n_in, kernel_height, kernel_width] (PyTorch's order) of any floating
@@ -37,6 +38,11 @@ enum status conv2d_init(struct conv2d *conv, struct conv2d_shape shape, const vo
                         enum dtype dtype, const float *bias, const struct batch_norm *norm,
                         struct error *err);
 void conv2d_release(struct conv2d *conv);
+
+/* What must come between conv2d_init() and nn_conv2d(), unless `linear` was given packed weights:
+ * lays the weights out for the kernels of f32, over all threads of the pool (NULL: the calling
+ * one). STATUS_NO_MEMORY. */
+enum status conv2d_prepare(struct conv2d *conv, struct pool *pool, struct error *err);
 
 /* floor((size + 2 · padding - kernel) / stride) + 1; 0 where the kernel doesn't fit. */
 size_t conv2d_out_size(size_t size, size_t kernel, size_t stride, size_t padding);

@@ -24,12 +24,19 @@ INLINE void finish(const struct linear_job *job, float *values, size_t width, si
                 vec_store(values + r * width + c,
                           vec_load(values + r * width + c) + vec_load(padded + c));
     }
+    const float *residual = job->residual ? job->residual + row * n_out + out : NULL;
+    if (residual && job->residual_first) {
+        for (size_t r = 0; r < n_rows; r++)
+            for (size_t c = 0; c < n; c++)
+                values[r * width + c] += residual[r * n_out + c];
+        residual = NULL;
+    }
     if (job->activation != ACTIVATION_NONE)
         BASE_KERNEL(activate)(job->activation, values, n_rows * width);
     for (size_t r = 0; r < n_rows; r++) {
         const float *from = values + r * width;
         float *to = job->y + (row + r) * n_out + out;
-        const float *plus = job->residual ? job->residual + (row + r) * n_out + out : NULL;
+        const float *plus = residual ? residual + r * n_out : NULL;
         size_t c = 0;
         for (; c + LANES <= n; c += LANES)
             vec_store(to + c, plus ? vec_load(from + c) + vec_load(plus + c) : vec_load(from + c));

@@ -14,10 +14,14 @@
  * where it has all). */
 #define BASE_KERNEL(name) KERNEL_EXPAND(name, KERNEL_BASE)
 
-bool KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+void KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                           size_t n_out);
 bool KERNEL(packed_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                           size_t n_out);
+bool KERNEL(conv_block)(const struct conv_job *job, size_t row, size_t n_rows, size_t out,
+                        size_t n_out);
+bool KERNEL(winograd_block)(const struct conv_job *job, size_t row, size_t n_rows, size_t out,
+                            size_t n_out);
 void KERNEL(attention_block)(const struct attention_shape *shape, const struct attention_item *item,
                              size_t head, size_t q0, size_t n_q);
 void KERNEL(attention_few)(const struct attention_shape *shape, const struct attention_item *item,

@@ -45,11 +45,11 @@ static void finish_columns(const struct linear_job *job, const float *columns, s
     finish(job, values, LANES_STEP, row, n_rows, out, n);
 }
 
-/* One group of packed rows, the first n_rows of them real, against LANES_STEP outputs. */
+/* One group of packed rows against LANES_STEP outputs. */
 static void group_rows(const struct linear_job *job, const float *packed, size_t vecs, size_t row,
-                       size_t n_rows, size_t out, size_t n)
+                       size_t out, size_t n)
 {
-    size_t n_in = job->linear->n_in;
+    size_t n_in = job->linear->n_in, n_rows = vecs * LANES;
     _Alignas(64) float columns[LANES_STEP * LANES_MAX];
     /* Where the results go, to have the lines at hand when they come. */
     for (size_t r = 0; r < n_rows; r++)
@@ -81,43 +81,10 @@ static void long_rows(const struct linear_job *job, float *scratch, size_t vecs,
                        min_size(LANES_STEP, n_out - o));
 }
 
-/* The rows of a convolution: row r is output pixel r of all pictures one after another, and holds
- * the pixels under the kernel, 0 outside the picture. They exist in packed form only. */
-static void pack_conv(const struct conv_rows *conv, const float *x, size_t row, size_t n_rows,
-                      size_t vecs, float *packed)
-{
-    const float *rows[LANES_MAX], *pictures[LANES_MAX];
-    size_t tops[LANES_MAX], lefts[LANES_MAX]; /* in the padded picture */
-    size_t pixels = conv->out_height * conv->out_width;
-    for (size_t i = 0; i < n_rows; i++) {
-        size_t pixel = (row + i) % pixels;
-        pictures[i] = x + (row + i) / pixels * conv->height * conv->width * conv->channels;
-        tops[i] = pixel / conv->out_width * conv->stride;
-        lefts[i] = pixel % conv->out_width * conv->stride;
-    }
-    for (size_t ky = 0; ky < conv->kernel_height; ky++) {
-        for (size_t kx = 0; kx < conv->kernel_width; kx++) {
-            for (size_t i = 0; i < vecs * LANES; i++) {
-                rows[i] = NULL;
-                if (i >= n_rows)
-                    continue;
-                size_t py = tops[i] + ky, px = lefts[i] + kx;
-                if (py >= conv->padding && py - conv->padding < conv->height &&
-                    px >= conv->padding && px - conv->padding < conv->width)
-                    rows[i] =
-                        pictures[i] +
-                        ((py - conv->padding) * conv->width + px - conv->padding) * conv->channels;
-            }
-            lanes_pack(vecs, rows, conv->channels, 1, packed);
-            packed += conv->channels * vecs * LANES;
-        }
-    }
-}
-
 /* Packs n_rows rows, group after group; rows of a block stay packed in the thread's scratch while
  * its tasks of the same job go over the outputs. */
 static const float *pack_rows(const struct linear_job *job, struct scratch *scratch, size_t row,
-                              size_t n_rows, size_t vecs)
+                              size_t vecs)
 {
     size_t n_in = job->linear->n_in;
     if (n_in == 0 || vecs > SCRATCH_FLOATS / LANES / n_in)
@@ -129,33 +96,25 @@ static const float *pack_rows(const struct linear_job *job, struct scratch *scra
     float *to = scratch->floats;
     for (size_t v = 0; v < vecs;) {
         size_t group = group_vecs(vecs - v), from = row + v * LANES;
-        if (job->conv) {
-            pack_conv(job->conv, job->x, from, min_size(group * LANES, n_rows - v * LANES), group,
-                      to);
-        } else {
-            const float *rows[LANES_MAX];
-            for (size_t i = 0; i < group * LANES; i++)
-                rows[i] = job->x + (from + i) * n_in;
-            lanes_pack(group, rows, n_in, 1, to);
-        }
+        const float *rows[LANES_MAX];
+        for (size_t i = 0; i < group * LANES; i++)
+            rows[i] = job->x + (from + i) * n_in;
+        lanes_pack(group, rows, n_in, 1, to);
         to += group * LANES * n_in;
         v += group;
     }
     return scratch->floats;
 }
 
-bool KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+void KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                           size_t n_out)
 {
-    /* Rows that fill no vector: a convolution's exist only packed, others are few_rows()'s. */
-    size_t n_in = job->linear->n_in, vecs = (n_rows + (job->conv ? LANES - 1 : 0)) / LANES;
+    size_t n_in = job->linear->n_in, vecs = n_rows / LANES; /* the rest is few_rows()'s */
     bool is_long = linear_is_long(job);
     struct scratch *scratch = vecs ? scratch_of_thread() : NULL;
     const float *packed = NULL;
     if (scratch && !is_long)
-        packed = pack_rows(job, scratch, row, n_rows, vecs);
-    if (job->conv && vecs && !packed)
-        return false;
+        packed = pack_rows(job, scratch, row, vecs);
     if (!scratch || (!is_long && !packed))
         vecs = 0;
     if (is_long && vecs) {
@@ -169,11 +128,9 @@ bool KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_row
         size_t n = min_size(LANES_STEP, end - out);
         for (size_t v = 0, group; packed && v < vecs; v += group) {
             group = group_vecs(vecs - v);
-            group_rows(job, packed + v * LANES * n_in, group, row + v * LANES,
-                       min_size(group * LANES, n_rows - v * LANES), out, n);
+            group_rows(job, packed + v * LANES * n_in, group, row + v * LANES, out, n);
         }
         if (n_rows > vecs * LANES)
             few_rows(job, row + vecs * LANES, n_rows - vecs * LANES, out, n);
     }
-    return true;
 }

@@ -18,7 +18,9 @@
 /* What every set has, and (below) the table of a set: those above avx512 differ from it in packed
  * products alone and take the rest from `base`. */
 #define BASE_KERNELS(isa)                                                                          \
-    bool linear_block_##isa(const struct linear_job *, size_t, size_t, size_t, size_t);            \
+    void linear_block_##isa(const struct linear_job *, size_t, size_t, size_t, size_t);            \
+    bool conv_block_##isa(const struct conv_job *, size_t, size_t, size_t, size_t);                \
+    bool winograd_block_##isa(const struct conv_job *, size_t, size_t, size_t, size_t);            \
     void attention_block_##isa(const struct attention_shape *, const struct attention_item *,      \
                                size_t, size_t, size_t);                                            \
     void attention_few_##isa(const struct attention_shape *, const struct attention_item *,        \
@@ -37,6 +39,8 @@
         .name = #isa,                                                                              \
         .lanes = n_lanes,                                                                          \
         .linear_block = linear_block_##base,                                                       \
+        .conv_block = conv_block_##base,                                                           \
+        .winograd_block = winograd_block_##base,                                                   \
         .group_rows = (n_vecs) * (n_lanes),                                                        \
         .packed_block = packed_block_##isa,                                                        \
         .packed_rows = rows_at_once,                                                               \

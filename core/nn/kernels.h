@@ -24,11 +24,12 @@ struct conv_rows {
 /* One nn_linear() or nn_conv2d() under way. */
 struct linear_job {
     const struct linear *linear;
-    const struct conv_rows *conv; /* NULL: x is the rows */
+    const struct conv_rows *conv; /* packed weights alone; NULL: x is the rows */
     const float *x;
     size_t n_rows;
     enum activation activation;
     const float *residual;
+    bool residual_first; /* added before the activation */
     float *y;
     atomic_bool failed; /* some block had no memory */
     uint64_t id;        /* of this call: names what lies packed in a thread's scratch */
@@ -37,11 +38,31 @@ struct linear_job {
     size_t n_blocks_out;
 };
 
+/* One nn_conv2d() in f32 under way. */
+struct conv_job {
+    const float *weight; /* as conv2d_prepare() laid it out */
+    const float *bias;   /* [n_out] */
+    size_t n_out;
+    struct conv_rows rows;
+    const float *x;
+    const float *zeros; /* a pixel outside the picture */
+    enum activation activation;
+    const float *residual; /* added before the activation, or NULL */
+    float *y;
+    atomic_bool failed; /* some block had no memory */
+    uint64_t id;        /* as linear_job's */
+    bool by_patches;    /* rows are patches of 2 x 2 pixels (winograd_block) */
+    size_t n_rows, block_rows, n_blocks_out;
+};
+
+/* Outputs that lie together in a convolution's weights, and those of a task. */
+enum { CONV_OUT = 16, CONV_BLOCK_OUT = 64 };
+
 /* Rows longer than this are multiplied a stretch at a time, LINEAR_LONG_OUT outputs to a task. */
 enum { LINEAR_LONG = 3072, LINEAR_LONG_OUT = 192 };
 static inline bool linear_is_long(const struct linear_job *job)
 {
-    return !job->conv && job->linear->n_in > LINEAR_LONG;
+    return job->linear->n_in > LINEAR_LONG;
 }
 
 struct kernels {
@@ -49,16 +70,23 @@ struct kernels {
     size_t lanes;
     size_t group_rows; /* rows, or queries, that one group of tiles takes */
 
-    /* Rows [row, row + n_rows) × outputs [out, out + n_out) of a job. False when there is no memory
-     * for scratch, which only convolutions can't do without. */
-    bool (*linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+    /* Rows [row, row + n_rows) × outputs [out, out + n_out) of a job. */
+    void (*linear_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                          size_t n_out);
 
-    /* The same where the weights are packed; row is a multiple of packed_rows, out of PACK_OUT. */
+    /* The same where the weights are packed; row is a multiple of packed_rows, out of PACK_OUT.
+     * False when there is no memory for scratch, which only convolutions can't do without. */
     bool (*packed_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                          size_t n_out);
     size_t packed_rows;        /* that its tiles take at once */
     bool fast[N_WEIGHT_FORMS]; /* forms for which the chip has units */
+
+    /* The same of a convolution in f32: rows are pixels, or patches of 2 x 2 of them; out is a
+     * multiple of CONV_OUT. False when there is no memory for scratch. */
+    bool (*conv_block)(const struct conv_job *job, size_t row, size_t n_rows, size_t out,
+                       size_t n_out);
+    bool (*winograd_block)(const struct conv_job *job, size_t row, size_t n_rows, size_t out,
+                           size_t n_out);
 
     /* Queries [q0, q0 + n_q), n_q <= group_rows, of one item and head. */
     void (*attention_block)(const struct attention_shape *shape, const struct attention_item *item,

@@ -134,10 +134,11 @@ static void linear_task(void *context, size_t i)
     if (job->linear->form != WEIGHT_F32) {
         if (!kernels()->packed_block(job, row, n_rows, out, n_out))
             atomic_store_explicit(&job->failed, true, memory_order_relaxed);
-    } else if (engine_uses_blas() && !job->conv)
+    } else if (engine_uses_blas()) {
         blas_block(job, row, n_rows, out, n_out);
-    else if (!kernels()->linear_block(job, row, n_rows, out, n_out))
-        atomic_store_explicit(&job->failed, true, memory_order_relaxed);
+    } else {
+        kernels()->linear_block(job, row, n_rows, out, n_out);
+    }
 }
 
 uint64_t linear_next_id(void)
@@ -158,7 +159,7 @@ bool linear_run(struct pool *pool, struct linear_job *job)
         job->block_out = PACKED_BLOCK_OUT;
         rows_max = packed_rows_max(job->linear);
         lanes = min_size(kernels()->packed_rows, rows_max);
-    } else if (engine_uses_blas() && !job->conv) {
+    } else if (engine_uses_blas()) {
         /* It packs the weights of every call: few large blocks. */
         size_t each = (n_out / pool_threads(pool) / BLOCK_OUT + 1) * BLOCK_OUT;
         job->block_out = min_size(each, BLAS_OUT);

@@ -507,6 +507,8 @@ void bind_conv_norm(struct binder *binder, struct conv2d *out, struct conv2d_sha
     if (packed) {
         free(linear->owned);
         linear_init_packed(linear, form, packed, linear->bias, linear->n_out, linear->n_in);
+    } else if (!binder->status) {
+        binder->status = conv2d_prepare(&owned->conv, binder->plan->pool, binder->err);
     }
     if (!binder->status)
         *out = owned->conv;
