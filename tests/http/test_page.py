@@ -5,6 +5,18 @@ import unittest
 from harness import ServerTest, image_bytes, multipart
 
 
+def contrast(one, other):
+    """The contrast ratio of two colours as WCAG 2.1 defines it, 1 to 21."""
+    def luminance(colour):
+        digits = colour.lstrip("#")
+        digits = "".join(2 * c for c in digits) if len(digits) == 3 else digits
+        parts = (int(digits[i:i + 2], 16) / 255 for i in (0, 2, 4))
+        red, green, blue = (v / 12.92 if v <= .03928 else ((v + .055) / 1.055) ** 2.4 for v in parts)
+        return .2126 * red + .7152 * green + .0722 * blue
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + .05) / (low + .05)
+
+
 class Page(ServerTest):
     models = {"clip": "clip-tiny"}
     settings = {"api_key": "web:s3cret-key"}
@@ -33,6 +45,18 @@ class Page(ServerTest):
         for name in ("app.js", "docs.js", "style.css"):
             self.assertNotRegex(self.server.get("/page/" + name).body.decode().replace("http://www.w3.org/2000/svg", ""),
                                 r"https?://")
+
+    def test_colours_can_be_told_apart(self):
+        """Text at 4.5 : 1, the borders of fields and the parts of the time bar at 3 : 1 (WCAG 2.1 AA), in each theme."""
+        css = self.server.get("/page/style.css").body.decode()
+        themes = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+);", block)) for block in re.findall(r"{([^{}]*--back:[^{}]*)}", css)]
+        self.assertEqual(len(themes), 3)
+        for theme in themes:
+            for ink, ground in (("ink", "back"), ("ink", "card"), ("ink", "accent-soft"), ("soft", "back"), ("soft", "card"), ("accent", "card"),
+                                ("accent", "back"), ("on-accent", "accent"), ("accent", "accent-soft"), ("fault", "fault-back"), ("fault", "card")):
+                self.assertGreaterEqual(contrast(theme[ink], theme[ground]), 4.5, (ink, ground, theme))
+            for mark, ground in (("edge", "card"), ("edge", "field"), ("queue", "card"), ("prepare", "card"), ("forward", "card"), ("other", "card")):
+                self.assertGreaterEqual(contrast(theme[mark], theme[ground]), 3, (mark, ground, theme))
 
     def test_policy_and_types(self):
         for path, kind in (("/", "text/html; charset=utf-8"), ("/page/app.js", "text/javascript; charset=utf-8"),
