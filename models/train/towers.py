@@ -71,7 +71,13 @@ def _text_attention(self, hidden_states, attention_mask=None, encoder_hidden_sta
     q = queries.view(rows, -1, heads, size).transpose(1, 2)
     k = self.key(source).view(rows, -1, heads, size).transpose(1, 2)
     v = self.value(source).view(rows, -1, heads, size).transpose(1, 2)
-    out = attend(q, k, v, mask)
+    if getattr(self, "watched", False):         # train_blip.py tells these heads where to look
+        with torch.autocast("cpu", enabled=False):
+            scores = torch.matmul(q * size ** -.5, k.transpose(-1, -2))
+            self.looked = torch.softmax(scores + mask if mask is not None else scores, -1)
+            out = torch.matmul(self.looked, v)
+    else:
+        out = attend(q, k, v, mask)
     return out.transpose(1, 2).reshape(b, t, d), None
 
 

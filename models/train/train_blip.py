@@ -20,12 +20,13 @@ from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 import easyvqa
 import language
+import things
 import workers
 from optimizer import Optimizer
 from pool import Source, to_tensor
-from scenes import Composer
+from scenes import CATEGORY, N_CLASSES, SIZE, WORDS, Composer
 from schedule import rate
-from towers import Tower, blip_config, use_training_attention
+from towers import WIDTH, Tower, blip_config, use_training_attention
 from vocabulary import Encoder, bert_tokenizer, wordpiece
 
 TEMPERATURE = .07
@@ -42,6 +43,99 @@ def pad(rows):
     return ids, mask
 
 
+def subjects(vocab):
+    """For every token the thing that it names, singular or plural; N_CLASSES + k the k-th category, then anything; -1 other words."""
+    names = [(word, things.plural(word)) for word in WORDS] + list(language.COUNTABLE.items()) + [("things", "objects")]
+    table = torch.full((len(vocab),), -1)
+    for subject, words in enumerate(names):
+        for word in set(words):
+            taken = table[vocab[word]] >= 0              # "glasses" are more than a glass, too: say nothing about such a word
+            table[vocab[word]] = -1 if taken else subject
+    return table
+
+
+def tell(scenes):
+    """How many of each subject a scene shows, int64 [n, subjects], and the middle of them, [n, subjects, 2] in sides of the picture."""
+    categories = list(language.COUNTABLE)
+    counts = torch.zeros(len(scenes), N_CLASSES + len(categories) + 1, dtype=torch.long)
+    middles = torch.zeros(*counts.shape, 2)
+    for row, scene in enumerate(scenes):
+        for thing in scene.things:
+            of = [thing.cls, -1] + [N_CLASSES + k for k, name in enumerate(categories) if name == CATEGORY[thing.cls]]
+            counts[row, of] += 1
+            middles[row, of] += torch.tensor([thing.x, thing.y]) / SIZE
+    return counts, middles / counts.clamp(min=1)[..., None]
+
+
+def lie(batch, subjects):
+    """Where each subject is seen, [n, subjects, 1 + 64]: how much of one thing lies there. The first place is [CLS]."""
+    patches, numbers = batch["patches"], batch["numbers"]
+    row, place = ((patches >= 0) & (patches < N_CLASSES) & (numbers >= 0)).nonzero(as_tuple=True)
+    what, which = patches[row, place], numbers[row, place]
+    parts = torch.zeros(len(patches), 256)
+    parts.index_put_((row, which), torch.ones(len(row)), accumulate=True)
+    at = torch.zeros(len(patches), subjects, 65)
+    share = 1 / parts[row, which]
+    at[row, what, place + 1] = share
+    at[row, -1, place + 1] = share
+    categories = list(language.COUNTABLE)
+    kind = torch.tensor([categories.index(c) if c in categories else -1 for c in CATEGORY])[what]
+    known = kind >= 0
+    at[row[known], N_CLASSES + kind[known], place[known] + 1] = share[known]
+    return at
+
+
+def look_loss(layers, subject, scene, counts, places):
+    """Tells half of the heads of two layers where to look when a word names something.
+
+    In the first layer at any part of it, at [CLS] where it is not shown. In the second at all n of them and [CLS]
+    alike, so that 1 / (n + 1) of what is read is [CLS]: attention means, and a mean of the things alone cannot count.
+    Left to the answers alone, a reader takes very long to find out that words and patches have to do with each other.
+    subject [texts, tokens] (-1: any word), scene [texts].
+    """
+    texts, tokens = subject.shape
+    at = (subject >= 0) & (scene[:, None] < len(counts))
+    row, what = scene[:, None].expand_as(subject)[at], subject[at]
+    n, goal = counts[row, what], places[row, what]
+    there = goal.sum(-1).round().long()
+    clear = there == n                                     # each of them has a patch of its own
+    n, goal, loss = n[clear], goal[clear], 0.
+    for which, layer in enumerate(layers):
+        attention = layer.crossattention.self.looked
+        heads = attention.shape[1] // 2
+        attention = attention[:, :heads].transpose(1, 2).reshape(-1, tokens, heads, attention.shape[-1])[:texts][at][clear].float()
+        if which == 0:
+            aim = (goal > 0).float()
+            aim[:, 0] = n == 0
+            loss = loss - ((attention * aim[:, None]).sum(-1) + 1e-4).log().mean()
+        else:
+            aim = goal.clone()
+            aim[:, 0] = 1
+            aim = (aim / (n + 1)[:, None])[:, None]
+            loss = loss + (aim * ((aim + 1e-4).log() - (attention + 1e-4).log())).sum(-1).mean()
+    return loss
+
+
+class Grounding(nn.Module):
+    """A helper head, left out at export: at every word that names things, how many of them are shown, and where.
+
+    A question's one word of answer says little about what the reader missed; this says it word by word.
+    """
+
+    def __init__(self, width):
+        super().__init__()
+        self.number, self.place = nn.Linear(width, 8), nn.Linear(width, 2)
+
+    def forward(self, read, ids, scene, counts, middles, table):
+        subject = table[ids]
+        at = (subject >= 0) & (scene[:, None] < len(counts))
+        row, subject = scene[:, None].expand_as(ids)[at], subject[at]
+        n, said = counts[row, subject], self.number(read[at]).float()
+        there = n > 0
+        place = (self.place(read[at][there]).float() - middles[row, subject][there]).abs().mean() if there.any() else 0.
+        return .5 * F.cross_entropy(said, n.clamp(max=7)) + 2. * place, (said.argmax(-1) == n).float().mean()
+
+
 class Joint(nn.Module):
     def __init__(self):
         super().__init__()
@@ -52,6 +146,13 @@ class Joint(nn.Module):
         self.itm = BlipForImageTextRetrieval(config)
         for model in (self.caption, self.vqa, self.itm):
             model.vision_model = self.tower.vision
+        self.vqa_grounding, self.itm_grounding = Grounding(WIDTH), Grounding(WIDTH)
+        self.watched = {"vqa": self.vqa.text_encoder.encoder.layer[:2], "itm": self.itm.text_encoder.encoder.layer[:2],
+                        "caption": self.caption.text_decoder.bert.encoder.layer[1:]}
+        for layers in self.watched.values():
+            for layer in layers:
+                layer.crossattention.self.watched = True
+        self.register_buffer("subjects", subjects(wordpiece()), persistent=False)
 
     def losses(self, batch, texts, frozen=False):
         out, right = {}, {}
@@ -60,36 +161,45 @@ class Joint(nn.Module):
         if not frozen:
             dense, right["patch-right"] = self.tower.losses(hidden[:len(batch["shown"])], batch)
             out["dense"] = .5 * sum(dense.values())
+        texts["places"] = lie(batch, texts["facts"][0].shape[1])
         seen = torch.ones(hidden.shape[:2], dtype=torch.long)
         if "question" in texts:
-            out["vqa"], right["answer-right"] = self.vqa_loss(hidden, seen, texts)
+            out["vqa"], out["ask-ground"], out["ask-look"], right["answer-right"], right["count-right"] = self.vqa_loss(hidden, seen, texts)
         hidden, seen = hidden[:len(batch["shown"])], seen[:len(batch["shown"])]     # without easy-vqa's pictures
         if "caption" in texts:
-            out["caption"] = self.caption_loss(hidden, seen, texts)
+            out["caption"], out["tell-look"] = self.caption_loss(hidden, seen, texts)
         if "statement" in texts:
-            out["itm"], out["itc"], right["match-right"] = self.itm_losses(hidden, seen, texts)
+            out["itm"], out["itc"], out["say-ground"], out["say-look"], right["match-right"] = self.itm_losses(hidden, seen, texts)
         return out, right
 
     def caption_loss(self, hidden, seen, texts):
         ids, mask = texts["caption"]
         logits = self.caption.text_decoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
                                            encoder_attention_mask=seen, use_cache=False).logits
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=0)
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=0)
+        names, goal = self.subjects[ids], torch.full_like(ids, -1)
+        goal[:, :-2] = names[:, 2:]                                      # "a" and "two" are said while looking there, too
+        goal[:, :-1] = torch.where(names[:, 1:] >= 0, names[:, 1:], goal[:, :-1])
+        return loss, .3 * look_loss(self.watched["caption"], goal, torch.arange(len(ids)), texts["facts"][0], texts["places"])
 
     def vqa_loss(self, hidden, seen, texts):
         ids, mask = texts["question"]
         asked = self.vqa.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
                                       encoder_attention_mask=seen).last_hidden_state
+        grounding, counted = self.vqa_grounding(asked, ids, texts["question-of"], *texts["facts"], self.subjects)
+        looking = .5 * look_loss(self.watched["vqa"], self.subjects[ids], texts["question-of"], texts["facts"][0], texts["places"])
         answers, answer_mask = texts["answer"]
         logits = self.vqa.text_decoder(input_ids=answers[:, :-1], attention_mask=answer_mask[:, :-1], encoder_hidden_states=asked,
                                        encoder_attention_mask=mask, use_cache=False).logits
         loss = 1.5 * F.cross_entropy(logits.flatten(0, 1).float(), answers[:, 1:].flatten(), ignore_index=0)
-        return loss, (logits[:, 0].argmax(-1) == answers[:, 1]).float().mean()
+        return loss, grounding, looking, (logits[:, 0].argmax(-1) == answers[:, 1]).float().mean(), counted
 
     def itm_losses(self, hidden, seen, texts):
         ids, mask = texts["statement"]
         read = self.itm.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
                                      encoder_attention_mask=seen).last_hidden_state
+        grounding, _ = self.itm_grounding(read, ids, texts["statement-of"], *texts["facts"], self.subjects)
+        looking = .5 * look_loss(self.watched["itm"], self.subjects[ids], texts["statement-of"], texts["facts"][0], texts["places"])
         judged = self.itm.itm_head(read[:, 0]).float()
         itm = .8 * F.cross_entropy(judged, texts["fits"])
         matched = (judged.argmax(1) == texts["fits"]).float().mean()
@@ -101,7 +211,7 @@ class Joint(nn.Module):
         cosine = (picture @ text.T / TEMPERATURE).masked_fill(texts["same"], -1e4)
         goal = torch.arange(len(hidden))
         itc = .3 * (F.cross_entropy(cosine, goal) + F.cross_entropy(cosine.T, goal)) / 2
-        return itm, itc, matched
+        return itm, itc, grounding, looking, matched
 
 
 def write_texts(scenes, easy, encode, rng, vocab, questions, statements, tasks):
@@ -125,13 +235,15 @@ def write_texts(scenes, easy, encode, rng, vocab, questions, statements, tasks):
             answers.append([start] + encode(pairs_of_one[k][1])[1:-1] + [end])
     marks = [language.signature(scene) for scene in scenes]
     same = torch.tensor([[i != j and a == b for j, b in enumerate(marks)] for i, a in enumerate(marks)])
-    out = {}
+    out = {"facts": tell(scenes)}
     if "caption" in tasks:
         out["caption"] = pad(captions)
     if "vqa" in tasks:
         out["question"], out["answer"] = pad(asked), pad(answers)
+        out["question-of"] = torch.arange(len(scenes) + len(easy)).repeat_interleave(questions)
     if "itm" in tasks:
         out.update(statement=pad(said), fits=torch.tensor(fits), pair=pad(pairs), same=same)
+        out["statement-of"] = torch.arange(len(scenes)).repeat_interleave(statements)
     return out
 
 
@@ -159,20 +271,20 @@ def train(rank, count, args):
     path, done = os.path.join(args.run, args.name), 0
     if os.path.exists(path):
         saved = torch.load(path)
-        model.load_state_dict(saved["model"])
+        model.load_state_dict(saved["model"], strict=False)
         done = saved["samples"]
         if saved.get("trained") == [args.freeze, args.tasks]:
             optimizer.load_state_dict(saved["optimizer"])
     elif args.start:
         adopt(model, torch.load(args.start), wordpiece())
-    if args.freeze or not done:
+    if args.freeze or not (done or args.start):
         model.tower.load_state_dict(torch.load(os.path.join(args.run, "tower.pt"))["model"])
     quick = copy.deepcopy(model).bfloat16()
     pairs = list(zip(parameters, quick.parameters()))
     vocab = wordpiece()
     encode = Encoder(bert_tokenizer(), vocab["[CLS]"], vocab["[SEP]"])
-    source = Source(Composer(args.sprites, args.photos), seed=[2000 + done, rank])
-    rng = np.random.default_rng([3000 + done, rank])
+    source = Source(Composer(args.sprites, args.photos), seed=[2000 + args.seed + done, rank])
+    rng = np.random.default_rng([3000 + args.seed + done, rank])
     easy_pictures, easy_asked = easyvqa.load("train")
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
@@ -217,6 +329,7 @@ if __name__ == "__main__":
     parser.add_argument("--easy", type=int, default=3, help="pictures of easy-vqa in a batch")
     parser.add_argument("--start", help="the checkpoint of an earlier run, of other words, to begin with")
     parser.add_argument("--statements", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="scenes other than those of an earlier run")
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--freeze", action="store_true", help="DIR/tower.pt as it is: a quarter cheaper, where time is short")
     parser.add_argument("--tasks", default="caption,vqa,itm", help="with --freeze: only these, so that others train beside")
