@@ -55,6 +55,8 @@ const char *task_name(enum task task);
 struct features {
     atomic_uint n_refs;
     size_t n_rows, dim;
+    size_t grid_height, grid_width; /* where rows are places in a picture of any shape, reading
+                                       order; else 0 */
     float rows[];
 };
 struct features *features_new(size_t n_rows, size_t dim); /* one reference; NULL: out of memory */
@@ -90,6 +92,8 @@ struct sequence {
     size_t n_tokens; /* in the cache */
     size_t capacity; /* tokens there is room for */
     size_t n_layers, dim;
+    ptrdiff_t shift;         /* the next token's position is n_tokens + shift; 0 but where a
+                                picture's rows share positions (M-RoPE) */
     float *kv;               /* [n_layers][keys, values][capacity][dim]; see sequence_kv() */
     struct kv_shared *cross; /* NULL for decoder-only models */
 };
@@ -186,6 +190,11 @@ struct architecture {
                               const struct tokens *prompt, const int32_t *ids, size_t n,
                               struct buffer *out, struct error *err);
 
+    /* Optional; for pictures that stand in the text as tokens, as many as they have rows: makes the
+     * room for those of images[n] in *tokens, which has one in each one's place. What else it finds
+     * there is STATUS_UNPROCESSABLE. Called once, before prefill; NULL: the text is complete. */
+    enum status (*place_images)(const struct model *model, const struct pixels *images, size_t n,
+                                struct tokens *tokens, struct error *err);
     /* n ≥ 1 pictures of any sizes that preprocess gives → out[n], one reference each. */
     enum status (*encode_images)(const struct model *model, const struct compute *compute,
                                  const struct pixels *const *pixels, size_t n,
@@ -251,10 +260,10 @@ struct model_progress {
     atomic_size_t bytes, total_bytes; /* of weights; total 0: not known yet */
 };
 struct model_options {
-    bool dtype_is_auto; /* f32; bf16 for 16-bit checkpoints of more than 1 GiB where the engine
-                           multiplies bf16 faster */
-    enum weight_form dtype;   /* otherwise */
-    struct pool *pool;        /* that converts weights; NULL = the calling thread */
+    bool dtype_is_auto;     /* f32; bf16 for 16-bit checkpoints of more than 1 GiB where the engine
+                               multiplies bf16 faster */
+    enum weight_form dtype; /* otherwise */
+    struct pool *pool;      /* that converts weights; NULL = the calling thread */
     const char *cache_folder; /* where converted weights are kept for the next start (see cache.h);
                                  NULL = nowhere; borrowed until the model is open */
     size_t cache_bytes_min;   /* of weights: smaller checkpoints convert in no time */

@@ -31,6 +31,7 @@ struct features *features_new(size_t n_rows, size_t dim)
     atomic_init(&features->n_refs, 1);
     features->n_rows = n_rows;
     features->dim = dim;
+    features->grid_height = features->grid_width = 0;
     return features;
 }
 

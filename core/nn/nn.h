@@ -134,7 +134,8 @@ void nn_layer_norm(const struct compute *compute, const struct norm *norm, const
                    size_t n_rows, float *y); /* y may be x */
 void nn_rms_norm(const struct compute *compute, const struct norm *norm, const float *x,
                  size_t n_rows, float *y);
-void nn_add(const struct compute *compute, float *x, const float *y, size_t n); /* x += y */
+void nn_add(const struct compute *compute, float *x, const float *y, size_t n);      /* x += y */
+void nn_multiply(const struct compute *compute, float *x, const float *y, size_t n); /* x *= y */
 void nn_softmax_rows(float *x, size_t n_rows, size_t n); /* in place, max-subtracted */
 void nn_l2_normalize_rows(float *x, size_t n_rows, size_t dim);
 

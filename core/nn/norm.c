@@ -44,7 +44,7 @@ void nn_rms_norm(const struct compute *compute, const struct norm *norm, const f
     norm_rows(compute, (struct norm_job){norm, x, y, n_rows, 0, kernels()->rms_norm_row});
 }
 
-struct add_job {
+struct pair_job {
     float *x;
     const float *y;
     size_t n;
@@ -52,7 +52,7 @@ struct add_job {
 
 static void add_chunk(void *context, size_t i)
 {
-    const struct add_job *job = context;
+    const struct pair_job *job = context;
     size_t end = min_size(job->n, (i + 1) * CHUNK_FLOATS);
     for (size_t at = i * CHUNK_FLOATS; at < end; at++)
         job->x[at] += job->y[at];
@@ -60,8 +60,22 @@ static void add_chunk(void *context, size_t i)
 
 void nn_add(const struct compute *compute, float *x, const float *y, size_t n)
 {
-    struct add_job job = {x, y, n};
+    struct pair_job job = {x, y, n};
     pool_run(compute->pool, (n + CHUNK_FLOATS - 1) / CHUNK_FLOATS, add_chunk, &job);
+}
+
+static void multiply_chunk(void *context, size_t i)
+{
+    struct pair_job *job = context;
+    size_t end = min_size(job->n, (i + 1) * CHUNK_FLOATS);
+    for (size_t at = i * CHUNK_FLOATS; at < end; at++)
+        job->x[at] *= job->y[at];
+}
+
+void nn_multiply(const struct compute *compute, float *x, const float *y, size_t n)
+{
+    struct pair_job job = {x, y, n};
+    pool_run(compute->pool, (n + CHUNK_FLOATS - 1) / CHUNK_FLOATS, multiply_chunk, &job);
 }
 
 void nn_softmax_rows(float *x, size_t n_rows, size_t n)

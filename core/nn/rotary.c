@@ -28,6 +28,21 @@ void nn_rotary_table(const float *positions, size_t n_positions, size_t dim, flo
     nn_rotary_table_sections(positions, n_positions, &whole, 1, dim, theta, cosines, sines);
 }
 
+void nn_rotary_table_axes(const float *positions, size_t n_positions, size_t n_kinds, size_t dim,
+                          float theta, float *cosines, float *sines)
+{
+    size_t half = dim / 2, row = n_kinds * half;
+    for (size_t i = 0; i < half; i++) {
+        float frequency = 1.0f / powf(theta, (float)(2 * i) / (float)dim);
+        for (size_t kind = 0; kind < n_kinds; kind++)
+            for (size_t p = 0; p < n_positions; p++) {
+                float angle = positions[kind * n_positions + p] * frequency;
+                cosines[p * row + kind * half + i] = cosf(angle);
+                sines[p * row + kind * half + i] = sinf(angle);
+            }
+    }
+}
+
 struct rotary_job {
     float *x;
     size_t n_rows, row_stride, n_heads, head_dim, dim;

@@ -19,6 +19,12 @@ void nn_rotary_table_sections(const float *positions, size_t n_positions, const 
                               size_t n_kinds, size_t dim, float theta, float *cosines,
                               float *sines);
 
+/* Several positions to a row again, but each with frequencies of its own, as over heads of dim
+ * features (the rows and columns of a vision tower): positions [n_kinds, n_positions] → cosines and
+ * sines [n_positions, n_kinds · dim / 2], kind after kind. */
+void nn_rotary_table_axes(const float *positions, size_t n_positions, size_t n_kinds, size_t dim,
+                          float theta, float *cosines, float *sines);
+
 enum rotary_pairs {
     ROTARY_HALVES,  /* i and i + dim / 2 (Llama, GPT-NeoX, Qwen, Gemma) */
     ROTARY_ADJACENT /* 2 i and 2 i + 1 (GPT-J, the paper) */

@@ -43,7 +43,7 @@ static size_t kv_need(const struct lane *lane, const struct generation *generati
 static size_t prompt_estimate(const struct lane *lane, const struct work_state *state)
 {
     size_t n = generation_n_prompt(state->generation);
-    if (lane->kv_has_cross)
+    if (lane->kv_has_cross || lane->model->architecture->place_images)
         return n;
     if (n < state->work->texts[0].n)
         n = state->work->texts[0].n;

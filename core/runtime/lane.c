@@ -329,7 +329,9 @@ static void work_enter(struct lane *lane, struct work_state *state)
         struct error err = {0};
         if (!architecture->prefill || !architecture->decode || !lane->model->traits.vocab_size)
             lacks(lane, "generates no text", &err);
-        else
+        else if (!architecture->place_images || !work->n_texts ||
+                 !architecture->place_images(lane->model, work->images, work->n_images,
+                                             &work->texts[0], &err))
             state->generation = generation_new(lane->model, state->job->job->task, work,
                                                lane->runtime->options.max_sequences, &err);
         if (!state->generation) {

@@ -563,6 +563,22 @@ void bind_patch_linear(struct binder *binder, struct linear *out, size_t n_out, 
     va_end(args);
 }
 
+void bind_frames_linear(struct binder *binder, struct linear *out, size_t n_out, size_t channels,
+                        size_t frames, size_t patch, const char *name)
+{
+    char weight[NAME_BYTES_MAX];
+    size_t n_in;
+    if (!size_mul(channels, frames, &n_in) || !size_mul(n_in, patch, &n_in) ||
+        !size_mul(n_in, patch, &n_in)) {
+        bind_fault(binder, "'%s': patches of %zu x %zu x %zu are too large", name, frames, patch,
+                   patch);
+        return;
+    }
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    bind_shaped_linear(binder, out, (const size_t[]){n_out, channels, frames, patch, patch}, 5,
+                       n_in, weight, NULL);
+}
+
 void bind_linear_fused(struct binder *binder, struct linear *out, const size_t *n_outs, size_t n_in,
                        bool with_bias, const char *const *names, size_t n_names, const char *prefix,
                        ...)
@@ -629,6 +645,36 @@ void bind_norm(struct binder *binder, struct norm *out, size_t dim, float eps, c
     va_end(args);
     if (!binder->status)
         *out = norm;
+}
+
+void bind_rms_norm(struct binder *binder, struct norm *out, size_t dim, float eps, const char *name,
+                   ...)
+{
+    char prefix[NAME_BYTES_MAX], full[NAME_BYTES_MAX + 8];
+    struct norm norm = {.dim = dim, .eps = eps};
+    va_list args;
+    va_start(args, name);
+    if (format_name(binder, prefix, name, args)) {
+        snprintf(full, sizeof full, "%s.weight", prefix);
+        bind_f32(binder, &norm.weight, full, &dim, 1);
+    }
+    va_end(args);
+    if (!binder->status)
+        *out = norm;
+}
+
+void bind_row_table(struct binder *binder, struct row_table *out, size_t n_rows, size_t dim,
+                    const char *name)
+{
+    const struct tensor_view *view = find(binder, name, (const size_t[]){n_rows, dim}, 2);
+    if (view)
+        *out = (struct row_table){view->data, view->dtype, n_rows, dim};
+}
+
+void row_table_read(const struct row_table *table, size_t i, float *out)
+{
+    size_t row_bytes = table->dim * dtype_size(table->dtype);
+    dtype_to_f32((const char *)table->data + i * row_bytes, table->dtype, table->dim, out);
 }
 
 const char *bind_choose(const struct binder *binder, const char *const *names, size_t n_names)

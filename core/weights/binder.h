@@ -74,6 +74,27 @@ void bind_linear_rows(struct binder *binder, struct linear *out, size_t n_total,
  * it names what is missing). For tied weights and layouts that differ by age. */
 const char *bind_choose(const struct binder *binder, const char *const *names, size_t n_names);
 
+/* "<name>.weight" [dim] alone. */
+void bind_rms_norm(struct binder *binder, struct norm *out, size_t dim, float eps, const char *name,
+                   ...) __attribute__((format(printf, 5, 6)));
+
+/* A large table of which single rows are read (word embeddings): left in the map in its own dtype,
+ * as a copy in f32 may take gigabytes. */
+struct row_table {
+    const void *data; /* borrowed from the map; may be unaligned */
+    enum dtype dtype;
+    size_t n_rows, dim;
+};
+void bind_row_table(struct binder *binder, struct row_table *out, size_t n_rows, size_t dim,
+                    const char *name);
+/* Row i, below n_rows, as f32 → out [dim]. */
+void row_table_read(const struct row_table *table, size_t i, float *out);
+
+/* A patch embedding over several frames: "<name>.weight" [n_out, channels, frames, patch, patch]
+ * without a bias, as a product over flattened patches. */
+void bind_frames_linear(struct binder *binder, struct linear *out, size_t n_out, size_t channels,
+                        size_t frames, size_t patch, const char *name);
+
 /* A fault of the model's own (sizes that do not go together), kept as the binder's first. */
 void bind_fault(struct binder *binder, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

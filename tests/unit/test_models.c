@@ -26,6 +26,8 @@ static const char *const checkpoints[] = {"clip-text-tiny",
                                           "clip-vision-tiny",
                                           "vit-gpt2-tiny",
                                           "git-tiny",
+                                          "qwen2.5-vl-tiny",
+                                          "qwen2.5-vl-flat-tiny",
                                           "blip-caption-tiny",
                                           "blip-vqa-tiny",
                                           "blip-itm-tiny",
@@ -36,7 +38,7 @@ static const char *const checkpoints[] = {"clip-text-tiny",
                                           "vilt-mlm-tiny"};
 /* The first of them have embeddings of texts; from the second on, of pictures, with the others that
  * have a golden of each picture's features. */
-enum { N_TEXTS = 12, FIRST_WITH_FEATURES = 1, END_WITH_FEATURES = 19 };
+enum { N_TEXTS = 12, FIRST_WITH_FEATURES = 1, END_WITH_FEATURES = 21 };
 
 /* What a picture's features are called in the goldens. */
 static const char *features_name(const struct golden *golden)
