@@ -18,7 +18,7 @@ _vlmd() {
         local more=
         case ${COMP_WORDS[1]} in
         index) more="--watch --prune" ;;
-        search) more="--top-k --rerank --filter" ;;
+        search) more="--html --top-k --min-score --rerank --filter" ;;
         detect | segment) more="--draw --query-image --threshold" ;;
         export) more="--images --encoding" ;;
         config) more="--sample" ;;

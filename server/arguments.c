@@ -63,6 +63,10 @@ static enum status take_option(struct arguments *arguments, const char *name, si
         arguments->draw = value;
         return STATUS_OK;
     }
+    if (with_fields && is_word(name, size, "html")) {
+        arguments->html = value;
+        return STATUS_OK;
+    }
     if (with_fields)
         return add_field(arguments, name, size, value, err);
     return error_set(err, STATUS_BAD_CONFIG, "there is no option --%.*s", (int)size, name);

@@ -19,6 +19,7 @@ struct arguments {
     } fields[FIELDS_MAX];
     size_t n_fields;
     const char *draw; /* --draw: the picture to write; NULL = none */
+    const char *html; /* --html: search's contact sheet to write; NULL = none */
     bool json;        /* print the whole reply */
     bool help;        /* -h, --help */
     bool sample;      /* config --sample */

@@ -1,5 +1,6 @@
 /*
- * commands_store.c: `vlmd search`: pictures out of a collection, by words or by a picture.
+ * commands_store.c: `vlmd search`: pictures out of a collection, by words or by a picture, as a
+ * table and, with --html, as a contact sheet.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +8,7 @@
 
 #include "server/client.h"
 #include "server/commands.h"
+#include "server/contact_sheet.h"
 
 static enum status search_body(const struct arguments *arguments, size_t max_bytes, json_t *body,
                                struct error *err)
@@ -51,6 +53,9 @@ int command_search(struct arguments *arguments)
         json_array_foreach(json_object_get(reply, "results"), i, result)
             printf("%.4f  %s\n", json_number_value(json_object_get(result, "score")),
                    json_string_value(json_object_get(result, "id")));
+    if (!status && arguments->html)
+        status = contact_sheet_write(arguments->html, &process, arguments->operands[0],
+                                     arguments->operands[1], reply, &err);
     json_decref(reply);
     json_decref(body);
     free(path);

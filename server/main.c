@@ -61,8 +61,12 @@ static const struct command commands[] = {
      "  vlmd index holidays ~/Pictures --watch --prune\n"
      "  vlmd search holidays 'a dog on the beach'\n"},
     {"search", command_search, true, 2, 2, "COLLECTION (TEXT|IMAGE)", "find pictures in a collection",
+     "Prints score and id, best first. --html FILE also writes a contact sheet: one page with thumbnails,\n"
+     "scores, ids and metadata, that opens in any browser without a server. Other options are request\n"
+     "fields: --top-k, --min-score, --filter JSON, --rerank true, --exact true.\n\n"
      "  vlmd search holidays 'a dog on the beach' --top-k 5\n"
-     "  vlmd search holidays query.jpg --rerank true\n"},
+     "  vlmd search holidays query.jpg --html found.html\n"
+     "  vlmd search holidays 'a dog' --filter '{\"year\": {\"gte\": 2020}}' --rerank true\n"},
     {"export", command_export, true, 2, 2, "COLLECTION FILE", "write a collection to a file of JSON lines",
      "FILE - is standard output. Vectors are base64 (--encoding float: numbers), and the pictures that\n"
      "are kept come too (--images false: not). No model is needed.\n\n"

@@ -1,11 +1,12 @@
 /*
- * encode.c: pixels to PNG by libpng (masks, drawn boxes).
+ * encode.c: pixels to PNG by libpng (masks, drawn boxes), and to WebP by libwebp (thumbnails).
  */
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <png.h>
+#include <webp/encode.h>
 
 #include "core/base/size.h"
 #include "core/image/image.h"
@@ -91,4 +92,18 @@ enum status image_encode_png(const uint8_t *pixels, size_t width, size_t height,
         out->data[size_before] = '\0';
     }
     return writer.status;
+}
+
+enum status image_encode_webp(const uint8_t *rgb, size_t width, size_t height, struct buffer *out,
+                              struct error *err)
+{
+    static const float quality = 75;
+    if (!width || !height || width > WEBP_MAX_DIMENSION || height > WEBP_MAX_DIMENSION)
+        return error_set(err, STATUS_INTERNAL, "writing a WebP: %zu × %zu pixels cannot be stored",
+                         width, height);
+    uint8_t *bytes = NULL;
+    size_t size = WebPEncodeRGB(rgb, (int)width, (int)height, (int)width * 3, quality, &bytes);
+    bool fine = size && buffer_append(out, bytes, size);
+    WebPFree(bytes);
+    return fine ? STATUS_OK : error_no_memory(err, "a WebP");
 }

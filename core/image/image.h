@@ -59,5 +59,9 @@ void image_release(struct image *image); /* NULL and zeroed structs are fine */
  * (which is as before on failure). STATUS_NO_MEMORY also when out->max_bytes would be passed. */
 enum status image_encode_png(const uint8_t *pixels, size_t width, size_t height, int channels,
                              struct buffer *out, struct error *err);
+/* RGB pixels as a lossy WebP of middling quality, appended to out, for pictures to be looked at.
+ * Sides of at most 16383. */
+enum status image_encode_webp(const uint8_t *rgb, size_t width, size_t height, struct buffer *out,
+                              struct error *err);
 
 #endif

@@ -1,4 +1,7 @@
 """test_commands.py: the subcommands, as a person at a terminal meets them."""
+import base64
+import collections
+import html.parser
 import json
 import os
 import shutil
@@ -9,6 +12,23 @@ from harness import DATA, IMAGES, MODELS, Server, image_bytes, run
 
 PHOTO = os.path.join(IMAGES, "photo_97x61.jpg")
 ALL = [word for name, directory in MODELS.items() for word in ("--model", f"{name}={DATA}/checkpoints/{directory}")]
+
+
+class Sheet(html.parser.HTMLParser):
+    """What a browser finds in a page: how many of each tag, the pictures, the links, the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.images, self.links, self.text = collections.Counter(), [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags[tag] += 1
+        self.images += [value for name, value in attributes if name == "src"]
+        self.links += [value for name, value in attributes if name == "href"]
+
+    def handle_data(self, data):
+        self.text += data
 
 
 class Commands(unittest.TestCase):
@@ -78,9 +98,43 @@ class Commands(unittest.TestCase):
             lines = run("search", "mine", os.path.join(IMAGES, "wide_200x150.jpg"), *store)[1].splitlines()
             self.assertTrue(lines[0].endswith("sub/wide_200x150.jpg"), lines)
             self.assertEqual(len(run("search", "mine", "a cat", "--top-k", "2", *store)[1].splitlines()), 2)
+            self.contact_sheet(directory, store)
             status, _, err = run("search", "other", "a cat", *store, check=False)
             self.assertEqual(status, 1)
             self.assertIn("other", err)
+
+    def contact_sheet(self, directory, store):
+        """One page that needs nothing else: a thumbnail per kept picture, everything else as text, and no foreign markup."""
+        evil = "<script>alert(1)</script>'\"&\x01"
+        lines = [{"id": evil, "text": "a cat", "metadata": {evil: evil, "path": "javascript:alert(1)"}},
+                 {"id": "linked", "text": "a cat", "metadata": {"path": "/tmp/a \"b'<c>.jpg"}}]
+        run("import", "mine", "-", *store, stdin="\n".join(map(json.dumps, lines)).encode())
+        sheet = os.path.join(directory, "sheet.html")
+        query = os.path.join(IMAGES, "wide_200x150.jpg")
+        out = run("search", "mine", query, "--html", sheet, *store)[1]
+        self.assertEqual(len(out.splitlines()), 5)
+        with open(sheet, encoding="utf-8") as file:
+            text = file.read()
+        page = Sheet(text)
+        self.assertEqual((page.tags["figure"], page.tags["img"], page.tags["script"]), (5, 4, 0))
+        self.assertEqual(text.count("no picture is kept"), 2)
+        for source in page.images:
+            self.assertTrue(source.startswith("data:image/webp;base64,"))
+            head = base64.b64decode(source.split(",")[1])[:12]
+            self.assertEqual((head[:4], head[8:]), (b"RIFF", b"WEBP"))
+        for line in out.splitlines():
+            score, name = line.split("  ", 1)
+            self.assertIn(score, page.text)
+            self.assertIn(name.replace("\x01", " "), page.text)
+        self.assertIn('"size": ', page.text)
+        self.assertEqual([link for link in page.links if not link.startswith("file:///")], [])
+        self.assertEqual(len(page.links), 4)
+        self.assertIn("file:///tmp/a%20%22b%27%3Cc%3E.jpg", page.links)
+        self.assertIn("<!doctype html>", run("search", "mine", "a cat", "--json", "--html", "-", *store)[1])
+        status, _, err = run("search", "mine", "a cat", "--html", "/nonexistent/x.html", *store, check=False)
+        self.assertEqual(status, 1)
+        self.assertIn("/nonexistent/x.html", err)
+        self.assertEqual([name for name in os.listdir(directory) if name.endswith(".part")], [])
 
     def test_models_inspect_config(self):
         out = run("models", *ALL)[1]

@@ -360,6 +360,33 @@ START_TEST(png_written_is_the_png_read)
 }
 END_TEST
 
+START_TEST(a_written_webp_shows_the_picture)
+{
+    struct error err = {0};
+    struct image image = {.width = 40, .height = 20, .rgb = malloc(40 * 20 * 3)}, back = {0};
+    struct buffer buffer;
+    for (size_t i = 0; i < 40 * 20; i++) /* red beside blue */
+        memcpy(image.rgb + 3 * i, i % 40 < 20 ? "\xF0\x10\x10" : "\x10\x10\xF0", 3);
+    buffer_init(&buffer, 1 << 16);
+    ck_assert_int_eq(image_encode_webp(image.rgb, 40, 20, &buffer, &err), STATUS_OK);
+    ck_assert_int_eq(decode((uint8_t *)buffer.data, buffer.size, PIXELS_MAX, &back, &err),
+                     STATUS_OK);
+    ck_assert_uint_eq(back.width, 40);
+    ck_assert_uint_eq(back.height, 20);
+    for (size_t i = 0; i < 3 * 40; i++)
+        if (i / 3 < 16 || i / 3 > 23) /* away from the border of the colours */
+            ck_assert_int_le(abs(back.rgb[10 * 120 + i] - image.rgb[10 * 120 + i]), 24);
+    image_release(&back);
+    ck_assert_int_ne(image_encode_webp(image.rgb, 0, 20, &buffer, &err), STATUS_OK);
+    ck_assert_int_ne(image_encode_webp(image.rgb, 16384, 1, &buffer, &err), STATUS_OK);
+    buffer_release(&buffer);
+    buffer_init(&buffer, 10);
+    ck_assert_int_eq(image_encode_webp(image.rgb, 40, 20, &buffer, &err), STATUS_NO_MEMORY);
+    buffer_release(&buffer);
+    image_release(&image);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("image");
@@ -374,6 +401,7 @@ int main(void)
     tcase_add_test(tcase, image_with_endless_scans_is_refused);
     tcase_add_test(tcase, image_ignores_broken_metadata);
     tcase_add_test(tcase, png_written_is_the_png_read);
+    tcase_add_test(tcase, a_written_webp_shows_the_picture);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
