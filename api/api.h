@@ -68,6 +68,8 @@ struct route {
 enum status api_route(const struct api *api, const char *method, const char *path,
                       struct route *out, struct error *err);
 
+enum { TIMEOUT_MS_MAX = 86400000 }; /* a day: the longest that a client may give its request */
+
 /* All strings and the body are borrowed and must outlive the call. */
 struct http_request {
     const char *query;        /* raw, without '?', "" when none */
@@ -79,7 +81,7 @@ struct http_request {
     unsigned timeout_ms;       /* from the X-Request-Timeout-Ms header; 0 = none */
     const char *if_none_match; /* the headers; NULL when none */
     const char *accept;
-    size_t lines_before;       /* where the body is a later piece of a body of lines */
+    size_t lines_before; /* where the body is a later piece of a body of lines */
 };
 
 /* wake(context) is called from any thread, once for each call_step() that returned false. More than

@@ -31,8 +31,6 @@
 enum { PHASE_NEW, PHASE_WAITING, PHASE_SOURCE, PHASE_DONE };
 enum { ARENA_EXTRA_BYTES = 64 << 20 }; /* of a call, beside three times its body */
 
-enum { TIMEOUT_MS_MAX = 86400000 };
-
 static const struct field common_fields[] = {
     {"user", FIELD_STRING, FIELD_IGNORED, .help = "accepted and ignored"},
     {"timeout_ms", FIELD_INTEGER, .min = 1, .max = TIMEOUT_MS_MAX,

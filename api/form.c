@@ -171,66 +171,6 @@ static enum status read_json_value(const struct field *field, json_t *value, siz
 /* ---- JSON bodies --------------------------------------------------------------------------------
  */
 
-/* One pass over the text before it is parsed: depth and number of values, which bound the memory
- * that a parse can take. Malformed text is the parser's to refuse. */
-static enum status check_json_shape(const char *text, size_t size, struct error *err)
-{
-    size_t depth = 0, values = 1;
-    for (size_t i = 0; i < size; i++) {
-        switch (text[i]) {
-        case '"':
-            for (;;) {
-                const char *quote = memchr(text + i + 1, '"', size - i - 1);
-                if (!quote)
-                    return STATUS_OK;
-                i = (size_t)(quote - text);
-                size_t slashes = 0;
-                while (text[i - 1 - slashes] == '\\')
-                    slashes++;
-                if (slashes % 2 == 0)
-                    break;
-            }
-            break;
-        case '[':
-        case '{':
-            if (++depth > FORM_JSON_DEPTH_MAX)
-                return error_set(err, STATUS_BAD_JSON, "the JSON is nested deeper than %d levels",
-                                 FORM_JSON_DEPTH_MAX);
-            values++;
-            break;
-        case ']':
-        case '}':
-            depth -= depth > 0;
-            break;
-        case ',':
-            if (++values > FORM_JSON_VALUES_MAX)
-                return error_set(err, STATUS_BAD_JSON, "the JSON holds more than %d values",
-                                 FORM_JSON_VALUES_MAX);
-            break;
-        default:
-            break;
-        }
-    }
-    return STATUS_OK;
-}
-
-static json_t *parse_json(const char *text, size_t size, size_t flags, struct error *err)
-{
-    if (check_json_shape(text, size, err))
-        return NULL;
-    json_error_t fault;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | flags, &fault);
-    if (root)
-        return root;
-    /* jansson leaves the text empty where it could not even begin. */
-    if (json_error_code(&fault) == json_error_out_of_memory || !fault.text[0])
-        error_no_memory(err, "the JSON body");
-    else
-        error_set(err, STATUS_BAD_JSON, "not valid JSON: %s (line %d, column %d)", fault.text,
-                  fault.line, fault.column);
-    return NULL;
-}
-
 static const struct field *find_field(const struct form *form, const char *name, size_t *index)
 {
     for (size_t i = 0; i < form->n_fields; i++) {
@@ -268,7 +208,7 @@ static enum status given_twice(const struct field *field, struct error *err)
 static enum status parse_json_body(struct form *form, const struct form_request *request,
                                    struct error *err)
 {
-    form->root = parse_json(request->body, request->body_bytes, 0, err);
+    form->root = form_read_json(request->body, request->body_bytes, 0, err);
     if (!form->root)
         return error_prefix(err, "the body");
     if (!json_is_object(form->root))
@@ -481,7 +421,7 @@ static json_t *keep_json(struct form *form, json_t *value, struct error *err)
 
 json_t *form_parse_json(struct form *form, struct span text, const char *param, struct error *err)
 {
-    json_t *value = parse_json(text.data, text.size, JSON_DECODE_ANY, err);
+    json_t *value = form_read_json(text.data, text.size, JSON_DECODE_ANY, err);
     if (value)
         return keep_json(form, value, err);
     error_prefix(err, "'%s'", param);

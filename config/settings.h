@@ -43,7 +43,8 @@
     SETTING(number, kv_cache_mb,        "1024",  "memory for the caches of running generations, per model, in MiB") \
     SETTING(number, feature_cache_mb,   "32",   "memory for features of pictures and texts seen before, per model, in MiB; 0 = none") \
     SETTING(number, idle_unload_s,      "0",    "a model unused for so long gives its memory back until it is asked again; 0 = never") \
-    SETTING(number, max_connections,    "1024", "open connections; more are closed at once") \
+    SETTING(number, max_connections,    "1024", "open connections; further ones wait to be accepted") \
+    SETTING(number, max_connections_per_client, "0", "of one address; more are closed at once; 0 = no bound") \
     SETTING(number, max_inflight,       "512",  "requests under way at once; more are refused") \
     SETTING(number, max_inflight_mb,    "512",  "bytes of request bodies held at once, in MiB; more are refused") \
     SETTING(number, max_body_mb,        "32",   "the longest request body, in MiB") \

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,6 +34,69 @@ static size_t keep_escapes(void *cls, struct MHD_Connection *connection, char *t
     (void)cls;
     (void)connection;
     return strlen(text);
+}
+
+/* ---- connections -------------------------------------------------------------------------------
+ *
+ * From its beginning, and from the end of a reply, to the end of a request's headers a connection
+ * is under a watch of its own (MHD's socket context): MHD's timeout sees only those that send
+ * nothing at all. After that the exchange has its watch.
+ */
+
+/* Watcher's thread: no request came, or its headers take too long. */
+static void connection_late(struct watch *watch)
+{
+    shutdown(watch->fd, SHUT_RDWR);
+}
+
+int connection_fd(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    return info ? info->connect_fd : -1;
+}
+
+/* NULL: there was no memory for it. */
+static struct watch *connection_watch(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+static void expect_headers(struct http_server *server, struct watch *watch, int fd)
+{
+    static const struct watcher_events events = {.late = connection_late};
+    uint64_t timeout_s = server->process->settings.body_timeout_s;
+    if (watch && timeout_s)
+        watcher_add(server->watcher, watch, &events, fd, false,
+                    clock_ns() + timeout_s * 1000000000ull);
+}
+
+void connection_idle(struct http_server *server, struct MHD_Connection *connection)
+{
+    expect_headers(server, connection_watch(connection), connection_fd(connection));
+}
+
+void connection_busy(struct http_server *server, struct MHD_Connection *connection)
+{
+    struct watch *watch = connection_watch(connection);
+    if (watch)
+        watcher_remove(server->watcher, watch);
+}
+
+static void connection_changed(void *cls, struct MHD_Connection *connection, void **context,
+                               enum MHD_ConnectionNotificationCode what)
+{
+    struct http_server *server = cls;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *context = calloc(1, sizeof(struct watch));
+        expect_headers(server, *context, connection_fd(connection));
+    } else if (*context) {
+        watcher_remove(server->watcher, *context);
+        free(*context);
+        *context = NULL;
+    }
 }
 
 static enum status read_tls_files(struct http_server *server, struct error *err)
@@ -65,8 +129,6 @@ static void server_free(struct http_server *server)
 
 struct http_server *http_start(struct process *process, struct error *err)
 {
-    static const struct watcher_events watcher_events = {.gone = exchange_client_gone,
-                                                         .late = exchange_client_late};
     const struct settings *settings = &process->settings;
     struct http_server *server = calloc(1, sizeof *server);
     if (!server) {
@@ -80,7 +142,7 @@ struct http_server *http_start(struct process *process, struct error *err)
     server->workers = workers_new(n_workers, err);
     if (!server->workers)
         goto fail;
-    server->watcher = watcher_new(&watcher_events, err);
+    server->watcher = watcher_new(err);
     if (!server->watcher)
         goto fail;
     listener = listen_open(settings->listen, server->address, sizeof server->address, err);
@@ -100,6 +162,8 @@ struct http_server *http_start(struct process *process, struct error *err)
         0, NULL, NULL, exchange_handle, server, MHD_OPTION_LISTEN_SOCKET, listener,
         MHD_OPTION_EXTERNAL_LOGGER, daemon_message, NULL, MHD_OPTION_URI_LOG_CALLBACK,
         exchange_open, server, MHD_OPTION_NOTIFY_COMPLETED, exchange_close, server,
+        MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server,
+        MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)settings->max_connections_per_client,
         MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)settings->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)settings->body_timeout_s + 5, MHD_OPTION_CONNECTION_MEMORY_LIMIT,

@@ -108,7 +108,8 @@ static void settle(struct exchange *exchange)
     struct process *process = server->process;
     const struct http_reply *reply = reply_of(exchange);
     bool is_stream = atomic_load(&exchange->is_stream), sent = exchange->sent;
-    int status = sent ? reply->status : status_info(STATUS_CANCELLED)->http_status;
+    enum status unsent = atomic_load(&exchange->is_late) ? STATUS_BODY_TIMEOUT : STATUS_CANCELLED;
+    int status = sent ? reply->status : status_info(unsent)->http_status;
     if (exchange->call && !exchange->code)
         exchange->code = call_outcome(exchange->call);
     if (sent && is_stream) /* a stream that ended in an error counts as that error */
@@ -120,7 +121,7 @@ static void settle(struct exchange *exchange)
         .path = exchange->uri,
         .client = exchange->client,
         .trace = exchange->trace,
-        .code = status_info(sent ? exchange->code : STATUS_CANCELLED)->code,
+        .code = status_info(sent ? exchange->code : unsent)->code,
         .status = status,
         .bytes_in = exchange->body.size + exchange->swallowed + exchange->feed.bytes,
         .bytes_out = is_stream ? exchange->streamed_bytes
@@ -137,7 +138,7 @@ static void settle(struct exchange *exchange)
         line.batch_size = timings->batch_size;
     }
     log_request(&line);
-    if (!sent)
+    if (!sent && unsent == STATUS_CANCELLED)
         atomic_fetch_add(&process->metrics.hangups, 1);
     metrics_count(&process->metrics, process->api, exchange->route.endpoint, status,
                   line.total_ms / 1e3, line.preprocess_ms / 1e3, line.bytes_in, line.bytes_out);
@@ -159,12 +160,12 @@ void exchange_close(void *cls, struct MHD_Connection *connection, void **con_cls
                     enum MHD_RequestTerminationCode reason)
 {
     (void)cls;
-    (void)connection;
     struct exchange *exchange = *con_cls;
     if (!exchange)
         return;
     *con_cls = NULL;
     watcher_remove(exchange->server->watcher, &exchange->watch);
+    connection_idle(exchange->server, connection);
     exchange->sent = (exchange->state == READY || exchange->state == STREAMING) &&
                      reason == MHD_REQUEST_TERMINATED_COMPLETED_OK;
     if (exchange->state == STREAMING) /* of a HEAD nothing was read */
@@ -225,6 +226,7 @@ static enum MHD_Result send_reply(struct exchange *exchange)
 {
     struct http_reply *reply = reply_of(exchange);
     exchange->state = READY;
+    watcher_remove(exchange->server->watcher, &exchange->watch); /* nobody else writes to it now */
     return queue_response(exchange, reply,
                           MHD_create_response_from_buffer(
                               reply->body.size, reply->body.data ? reply->body.data : (char *)"",
@@ -270,10 +272,11 @@ static enum MHD_Result refuse(struct exchange *exchange, const struct error *err
     buffer_release(&exchange->body);
     if (before_body) {
         const char *length = exchange_header(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
-        bool has_body = length || exchange_header(exchange, MHD_HTTP_HEADER_TRANSFER_ENCODING);
         bool huge = length && strtoull(length, NULL, 10) > SWALLOW_BYTES_MAX;
-        if (!has_body || huge || exchange_header(exchange, MHD_HTTP_HEADER_EXPECT))
+        /* A reply this early ends the connection: the body is not read. */
+        if (huge || exchange->is_doubtful || exchange_header(exchange, MHD_HTTP_HEADER_EXPECT))
             return send_reply(exchange);
+        exchange_expect_body(exchange);
     }
     return MHD_YES;
 }
@@ -329,6 +332,56 @@ static bool answer_preflight(struct exchange *exchange)
     return true;
 }
 
+static enum MHD_Result note_length(void *context, enum MHD_ValueKind kind, const char *name,
+                                   const char *value)
+{
+    struct exchange *exchange = context;
+    (void)kind;
+    if (strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH) == 0) {
+        exchange->is_doubtful |= exchange->n_lengths++ > 0;
+    } else if (strcasecmp(name, MHD_HTTP_HEADER_TRANSFER_ENCODING) == 0) {
+        exchange->is_doubtful |= exchange->n_lengths++ > 0 || strcasecmp(value, "chunked");
+    }
+    return MHD_YES;
+}
+
+/* Where the body ends must be beyond doubt: a proxy before us may see it elsewhere, and take what
+ * we see as one request's body for the next request. And nobody here decodes a coded one. */
+static enum status check_framing(struct exchange *exchange, struct error *err)
+{
+    MHD_get_connection_values(exchange->connection, MHD_HEADER_KIND, note_length, exchange);
+    if (exchange->is_doubtful)
+        return error_set(err, STATUS_BAD_REQUEST,
+                         "it is not certain where the body ends: send one Content-Length, or "
+                         "Transfer-Encoding: chunked");
+    const char *coding = exchange_header(exchange, MHD_HTTP_HEADER_CONTENT_ENCODING);
+    if (coding && strcasecmp(coding, "identity"))
+        return error_set(err, STATUS_UNSUPPORTED_MEDIA,
+                         "the body's Content-Encoding is '%.40s'; send it as it is, without one",
+                         coding);
+    return STATUS_OK;
+}
+
+/* How long the client gives its request; 0 = it does not say. */
+static enum status check_timeout(struct exchange *exchange, struct error *err)
+{
+    const char *text = exchange_header(exchange, "X-Request-Timeout-Ms");
+    if (!text)
+        return STATUS_OK;
+    unsigned long long value = 0;
+    size_t n = strspn(text, "0123456789");
+    bool fine = n > 0 && n < 20 && !text[n];
+    if (fine)
+        value = strtoull(text, NULL, 10);
+    if (!fine || value > TIMEOUT_MS_MAX)
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "X-Request-Timeout-Ms",
+                               "'X-Request-Timeout-Ms' must be a whole number of milliseconds "
+                               "from 0 (no bound) to %d, not '%.40s'",
+                               TIMEOUT_MS_MAX, text);
+    exchange->timeout_ms = (unsigned)value;
+    return STATUS_OK;
+}
+
 /* Path, key, state of the process, lengths, load: in this order, all before the body. */
 static enum status check_headers(struct exchange *exchange, unsigned *retry_after_s,
                                  struct error *err)
@@ -355,6 +408,8 @@ static enum status check_headers(struct exchange *exchange, unsigned *retry_afte
     if (!endpoint->is_public && !endpoint->inline_reply && atomic_load(&process->draining))
         return error_set(err, STATUS_DRAINING, "the server is shutting down");
 
+    if (check_framing(exchange, err) || check_timeout(exchange, err))
+        return err->status;
     const char *length = exchange_header(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
     unsigned long long bytes = length ? strtoull(length, NULL, 10) : 0;
     if (route_takes_lines(&exchange->route,
@@ -380,12 +435,14 @@ static enum status check_headers(struct exchange *exchange, unsigned *retry_afte
     return STATUS_OK;
 }
 
+static void client_gone(struct watch *watch);
+static void client_late(struct watch *watch);
+
 void exchange_watch(struct exchange *exchange, bool hangup, uint64_t deadline_ns)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    watcher_add(exchange->server->watcher, &exchange->watch, info ? info->connect_fd : -1, hangup,
-                deadline_ns);
+    static const struct watcher_events events = {.gone = client_gone, .late = client_late};
+    watcher_add(exchange->server->watcher, &exchange->watch, &events,
+                connection_fd(exchange->connection), hangup, deadline_ns);
 }
 
 void exchange_expect_body(struct exchange *exchange)
@@ -407,11 +464,14 @@ static enum coding accepted_coding(struct exchange *exchange)
 
 static enum MHD_Result first_call(struct exchange *exchange, const char *method)
 {
+    connection_busy(exchange->server, exchange->connection);
     snprintf(exchange->method, sizeof exchange->method, "%s", method);
     take_request_id(exchange);
     note_client(exchange);
-    if (answer_preflight(exchange))
-        return send_reply(exchange);
+    if (answer_preflight(exchange)) {
+        exchange->state = READY;
+        return MHD_YES;
+    }
     exchange->coding = accepted_coding(exchange);
     struct error err;
     unsigned retry_after_s = 0;
@@ -541,7 +601,7 @@ static void wake_exchange(void *context)
     workers_push(exchange->server->workers, &exchange->ticket);
 }
 
-void exchange_client_gone(struct watch *watch)
+static void client_gone(struct watch *watch)
 {
     struct exchange *exchange = exchange_of_watch(watch);
     if (exchange->feed.is_fed) {
@@ -555,7 +615,7 @@ void exchange_client_gone(struct watch *watch)
 
 /* Called for a body that does not come to an end. MHD offers no way to answer in the middle of an
  * upload, so the reply goes to the socket as it is; nothing else is being written to it then. */
-void exchange_client_late(struct watch *watch)
+static void client_late(struct watch *watch)
 {
     static const char body[] =
         "{\"error\": {\"type\": \"timeout_error\", \"code\": \"body_timeout\", "
@@ -566,6 +626,7 @@ void exchange_client_late(struct watch *watch)
         workers_push(exchange->server->workers, &exchange->ticket);
         return;
     }
+    atomic_store(&exchange->is_late, true);
     if (exchange->server->tls_cert) { /* its bytes would be no TLS */
         shutdown(watch->fd, SHUT_RDWR);
         return;
@@ -579,15 +640,6 @@ void exchange_client_late(struct watch *watch)
     shutdown(watch->fd, SHUT_RDWR);
 }
 
-static unsigned requested_timeout_ms(struct exchange *exchange)
-{
-    const char *text = exchange_header(exchange, "X-Request-Timeout-Ms");
-    if (!text || text[0] < '0' || text[0] > '9')
-        return 0;
-    unsigned long value = strtoul(text, NULL, 10);
-    return value > 86400000 ? 86400000 : (unsigned)value;
-}
-
 struct call *exchange_call(struct exchange *exchange, const char *body, size_t size,
                            struct error *err)
 {
@@ -598,7 +650,7 @@ struct call *exchange_call(struct exchange *exchange, const char *body, size_t s
         .body_bytes = size,
         .request_id = exchange->request_id,
         .received_ns = exchange->feed.is_fed ? clock_ns() : exchange->received_ns,
-        .timeout_ms = requested_timeout_ms(exchange),
+        .timeout_ms = exchange->timeout_ms,
         .if_none_match = exchange_header(exchange, MHD_HTTP_HEADER_IF_NONE_MATCH),
         .accept = exchange_header(exchange, MHD_HTTP_HEADER_ACCEPT),
         .lines_before = exchange->feed.sums.lines,

@@ -57,6 +57,9 @@ struct exchange {
     enum coding coding; /* that the client takes a long reply in */
 
     struct route route;
+    unsigned timeout_ms; /* that the client gives its request; 0 = it does not say */
+    unsigned n_lengths;  /* headers that say where the body ends */
+    bool is_doubtful; /* where its body ends is not certain: the connection ends with the reply */
     bool admitted;
     size_t counted_bytes; /* what admission was told */
     struct buffer body;
@@ -76,8 +79,18 @@ struct exchange {
     atomic_bool is_stream;
     atomic_uint n_holders; /* HTTP side; and the worker's, while a stream's call is under way */
     bool sent;             /* the reply went out whole */
+    atomic_bool is_late;   /* its body did not come in time: it was told 408 */
     size_t streamed_bytes;
 };
+
+/* ---- daemon.c ----------------------------------------------------------------------------------
+ */
+
+int connection_fd(struct MHD_Connection *connection);
+/* A request of the connection is over: the next one's headers must come in time. */
+void connection_idle(struct http_server *server, struct MHD_Connection *connection);
+/* The headers are there. */
+void connection_busy(struct http_server *server, struct MHD_Connection *connection);
 
 /* ---- http.c ------------------------------------------------------------------------------------
  */
@@ -89,10 +102,6 @@ enum MHD_Result exchange_handle(void *cls, struct MHD_Connection *connection, co
                                 size_t *upload_data_size, void **con_cls);
 void exchange_close(void *cls, struct MHD_Connection *connection, void **con_cls,
                     enum MHD_RequestTerminationCode reason);
-/* The watcher's callbacks. */
-void exchange_client_gone(struct watch *watch);
-void exchange_client_late(struct watch *watch);
-
 struct exchange *exchange_of_ticket(struct ticket *ticket);
 const char *exchange_header(struct exchange *exchange, const char *name);
 /* A call of the exchange's request, with this body. NULL: err. */

@@ -20,7 +20,6 @@
 enum { TICK_MS = 500, STOP = 0 };
 
 struct watcher {
-    const struct watcher_events *events;
     int epoll_fd, stop_fd;
     pthread_t thread;
     pthread_mutex_t mutex; /* guards what follows and every watch in the list; taken alone */
@@ -31,7 +30,8 @@ struct watcher {
 /* Mutex held. */
 static void unlink_watch(struct watcher *watcher, struct watch *watch)
 {
-    epoll_ctl(watcher->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
+    if (watch->hangup)
+        epoll_ctl(watcher->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
     if (watch->prev)
         watch->prev->next = watch->next;
     else
@@ -69,28 +69,27 @@ static void *watcher_main(void *argument)
             struct watch *watch = find_watch(watcher, events[i].data.u64);
             if (watch) {
                 unlink_watch(watcher, watch);
-                watcher->events->gone(watch);
+                watch->events->gone(watch);
             }
         }
         for (struct watch *watch = watcher->first, *next; watch; watch = next) {
             next = watch->next;
             if (watch->deadline_ns && now >= watch->deadline_ns) {
                 unlink_watch(watcher, watch);
-                watcher->events->late(watch);
+                watch->events->late(watch);
             }
         }
         pthread_mutex_unlock(&watcher->mutex);
     }
 }
 
-struct watcher *watcher_new(const struct watcher_events *events, struct error *err)
+struct watcher *watcher_new(struct error *err)
 {
     struct watcher *watcher = calloc(1, sizeof *watcher);
     if (!watcher) {
         error_no_memory(err, "the connection watcher");
         return NULL;
     }
-    watcher->events = events;
     watcher->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     watcher->stop_fd = eventfd(0, EFD_CLOEXEC);
     pthread_mutex_init(&watcher->mutex, NULL);
@@ -123,11 +122,14 @@ void watcher_free(struct watcher *watcher)
     free(watcher);
 }
 
-void watcher_add(struct watcher *watcher, struct watch *watch, int fd, bool hangup,
-                 uint64_t deadline_ns)
+void watcher_add(struct watcher *watcher, struct watch *watch, const struct watcher_events *events,
+                 int fd, bool hangup, uint64_t deadline_ns)
 {
     pthread_mutex_lock(&watcher->mutex);
-    *watch = (struct watch){.fd = fd,
+    if (watch->active)
+        unlink_watch(watcher, watch);
+    *watch = (struct watch){.events = events,
+                            .fd = fd,
                             .active = true,
                             .hangup = hangup,
                             .number = ++watcher->last_number,
@@ -162,7 +164,7 @@ void watcher_hang_up(struct watcher *watcher)
         int fd = watch->fd;
         unlink_watch(watcher, watch);
         if (hangup)
-            watcher->events->gone(watch);
+            watch->events->gone(watch);
         else
             shutdown(fd, SHUT_RDWR); /* its body is awaited no longer */
     }

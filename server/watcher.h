@@ -15,9 +15,18 @@
 #include "core/base/error.h"
 
 struct watcher;
+struct watch;
+
+struct watcher_events {
+    /* On the watcher's thread, under its lock: must not block nor call watcher_…(). Each is called
+     * at most once for an added watch, which then is no longer active. */
+    void (*gone)(struct watch *watch); /* only for those that look for hangups */
+    void (*late)(struct watch *watch);
+};
 
 /* A socket under watch; embedded in its owner, zeroed before first use. */
 struct watch {
+    const struct watcher_events *events;
     int fd;
     bool active;
     bool hangup;          /* look for the peer's FIN */
@@ -26,19 +35,12 @@ struct watch {
     struct watch *prev, *next;
 };
 
-struct watcher_events {
-    /* On the watcher's thread, under its lock: must not block nor call watcher_…(). Each is called
-     * at most once for an added watch, which then is no longer active. */
-    void (*gone)(struct watch *watch);
-    void (*late)(struct watch *watch);
-};
-
-struct watcher *watcher_new(const struct watcher_events *events, struct error *err);
+struct watcher *watcher_new(struct error *err);
 void watcher_free(struct watcher *watcher);
 
-/* Starts watching fd. hangup: look for the peer's FIN. */
-void watcher_add(struct watcher *watcher, struct watch *watch, int fd, bool hangup,
-                 uint64_t deadline_ns);
+/* Starts watching fd, in place of what it watched before. hangup: look for the peer's FIN. */
+void watcher_add(struct watcher *watcher, struct watch *watch, const struct watcher_events *events,
+                 int fd, bool hangup, uint64_t deadline_ns);
 
 /* When this returns, no callback for the watch is running or will come. Fine when not active. */
 void watcher_remove(struct watcher *watcher, struct watch *watch);
