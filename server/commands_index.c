@@ -250,11 +250,15 @@ static enum status look_at(struct indexing *indexing, struct batch *batch, const
         free(path);
         return STATUS_OK;
     }
-    char hash[65];
+    char hash[SHA256_TEXT];
     struct sha256 sha256;
     sha256_init(&sha256);
     sha256_add(&sha256, bytes, size);
-    sha256_end(&sha256, hash);
+    if (sha256_end(&sha256, hash, err)) {
+        free(bytes);
+        free(path);
+        return err->status;
+    }
     json_t *metadata = json_pack("{s:s, s:I, s:I, s:s}", "path", path, "size", (json_int_t)size,
                                  "mtime_ns", (json_int_t)mtime_ns, "sha256", hash);
     const char *before = json_string_value(json_object_get(known, "sha256"));

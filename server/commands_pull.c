@@ -253,14 +253,15 @@ static enum status check_file(const struct wanted *file, const char *path, struc
     if (!in)
         return error_set(err, STATUS_IO, "cannot read %s: %s", path, strerror(errno));
     struct sha256 hash;
-    char found[65];
+    char found[SHA256_TEXT];
     unsigned char piece[65536];
     size_t n;
     sha256_init(&hash);
     while ((n = fread(piece, 1, sizeof piece, in)) > 0)
         sha256_add(&hash, piece, n);
     fclose(in);
-    sha256_end(&hash, found);
+    if (sha256_end(&hash, found, err))
+        return err->status;
     if (strcmp(found, file->sha256))
         return error_set(
             err, STATUS_IO,

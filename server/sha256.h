@@ -5,17 +5,18 @@
 #define VLMD_SERVER_SHA256_H
 
 #include <stddef.h>
-#include <stdint.h>
+
+#include "core/base/error.h"
+
+enum { SHA256_TEXT = 65 }; /* 64 lower-case hex digits and a NUL */
 
 struct sha256 {
-    uint32_t state[8];
-    uint64_t n_bytes;
-    unsigned char block[64]; /* n_bytes % 64 of it are waiting */
+    void *state;
 };
 
 void sha256_init(struct sha256 *hash);
 void sha256_add(struct sha256 *hash, const void *data, size_t size);
-/* 64 lower-case hex digits and a NUL. The hash is used up. */
-void sha256_end(struct sha256 *hash, char out[65]);
+/* The hash is used up, also on failure: STATUS_NO_MEMORY, somewhere on the way. */
+enum status sha256_end(struct sha256 *hash, char out[SHA256_TEXT], struct error *err);
 
 #endif
