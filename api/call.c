@@ -304,6 +304,9 @@ static void call_finish(struct call *call, enum status status, struct error *err
     call->outcome = status;
     if (status)
         call->fault = *err;
+    if (call->lane && call->job && call->job->started_ns)
+        lane_count_request(call->lane, call->job->task, call->timings.preprocess_ms / 1e3,
+                           call->timings.total_ms / 1e3);
     call->phase = PHASE_DONE;
     if (call->stream.begun || (call->stream.wanted && !status)) {
         stream_finish(call, status ? err : NULL); /* its headers have been read: none are added */

@@ -90,12 +90,18 @@ static enum status look_take(struct look *look, const struct settings *settings,
     return status;
 }
 
+/* The sum of a metric's samples that have these labels first. */
 static double value_of(const struct look *look, const char *name, const char *labels)
 {
-    for (size_t i = 0; look && i < look->n; i++)
-        if (!strcmp(look->samples[i].name, name) && !strcmp(look->samples[i].labels, labels))
-            return look->samples[i].value;
-    return 0;
+    double sum = 0;
+    size_t n = strlen(labels);
+    for (size_t i = 0; look && i < look->n; i++) {
+        const struct sample *sample = &look->samples[i];
+        if (!strcmp(sample->name, name) && !strncmp(sample->labels, labels, n) &&
+            (!sample->labels[n] || (n && sample->labels[n] == ',')))
+            sum += sample->value;
+    }
+    return sum;
 }
 
 /* ---- computing ---------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ static void settle(struct exchange *exchange)
     if (!sent && unsent == STATUS_CANCELLED)
         atomic_fetch_add(&process->metrics.hangups, 1);
     metrics_count(&process->metrics, process->api, exchange->route.endpoint, status,
-                  line.total_ms / 1e3, line.preprocess_ms / 1e3, line.bytes_in, line.bytes_out);
+                  line.total_ms / 1e3, line.bytes_in, line.bytes_out);
 
     if (exchange->admitted)
         admission_leave(&process->admission, exchange->counted_bytes);

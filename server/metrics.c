@@ -15,13 +15,11 @@ void metrics_init(struct metrics *metrics)
     memset(metrics, 0, sizeof *metrics);
     for (size_t i = 0; i <= METRICS_ROUTES_MAX; i++) {
         histogram_init(&metrics->routes[i].seconds, &histogram_seconds);
-        histogram_init(&metrics->routes[i].preprocess_seconds, &histogram_seconds);
     }
 }
 
 void metrics_count(struct metrics *metrics, const struct api *api, const struct endpoint *endpoint,
-                   int status, double seconds, double preprocess_seconds, size_t bytes_in,
-                   size_t bytes_out)
+                   int status, double seconds, size_t bytes_in, size_t bytes_out)
 {
     size_t row = METRICS_ROUTES_MAX;
     for (size_t i = 0; i < METRICS_ROUTES_MAX && api_endpoint_at(api, i); i++)
@@ -31,8 +29,6 @@ void metrics_count(struct metrics *metrics, const struct api *api, const struct 
     if (status >= METRICS_STATUS_MIN && status <= METRICS_STATUS_MAX)
         atomic_fetch_add(&route->status[status - METRICS_STATUS_MIN], 1);
     histogram_add(&route->seconds, seconds);
-    if (preprocess_seconds > 0)
-        histogram_add(&route->preprocess_seconds, preprocess_seconds);
     atomic_fetch_add(&metrics->bytes_in, bytes_in);
     atomic_fetch_add(&metrics->bytes_out, bytes_out);
 }
@@ -73,21 +69,6 @@ static void model_label(char *out, size_t size, const char *name)
     out[used] = '\0';
 }
 
-static void put_route_histogram(struct buffer *out, const struct metrics *metrics,
-                                const struct api *api, const char *name, const char *help,
-                                size_t offset)
-{
-    put_head(out, name, "histogram", help);
-    for (size_t i = 0; i < METRICS_ROUTES_MAX && api_endpoint_at(api, i); i++) {
-        const struct endpoint *endpoint = api_endpoint_at(api, i);
-        const void *row = (const char *)&metrics->routes[i] + offset;
-        char labels[256];
-        snprintf(labels, sizeof labels, "method=\"%s\",path=\"%s\"", endpoint->method,
-                 endpoint->path);
-        put_histogram(out, name, labels, row);
-    }
-}
-
 static void put_routes(struct buffer *out, const struct metrics *metrics, const struct api *api)
 {
     put_head(out, "vlmd_requests_total", "counter", "Finished requests by endpoint and status.");
@@ -104,12 +85,15 @@ static void put_routes(struct buffer *out, const struct metrics *metrics, const 
                               s + METRICS_STATUS_MIN, n);
         }
     }
-    put_route_histogram(out, metrics, api, "vlmd_request_seconds",
-                        "Time from a request's headers to its reply's last byte.",
-                        offsetof(struct route_metrics, seconds));
-    put_route_histogram(out, metrics, api, "vlmd_preprocess_seconds",
-                        "Time of decoding, resizing and normalising a request's pictures.",
-                        offsetof(struct route_metrics, preprocess_seconds));
+    put_head(out, "vlmd_request_seconds", "histogram",
+             "Time from a request's headers to its reply's last byte.");
+    for (size_t i = 0; i < METRICS_ROUTES_MAX && api_endpoint_at(api, i); i++) {
+        const struct endpoint *endpoint = api_endpoint_at(api, i);
+        char labels[256];
+        snprintf(labels, sizeof labels, "method=\"%s\",path=\"%s\"", endpoint->method,
+                 endpoint->path);
+        put_histogram(out, "vlmd_request_seconds", labels, &metrics->routes[i].seconds);
+    }
 }
 
 #define LANE_COUNTERS(ROW)                                                                         \
@@ -132,13 +116,34 @@ static void put_routes(struct buffer *out, const struct metrics *metrics, const 
         "Keys and values kept of the latest pictures.")                                            \
     ROW(kv_bytes, "vlmd_kv_cache_bytes", "gauge", "Memory of running generations' caches.")
 
-#define LANE_HISTOGRAMS(ROW)                                                                       \
-    ROW(batch_size, "vlmd_batch_size", "Items that shared a forward pass.")                        \
+#define TASK_HISTOGRAMS(ROW)                                                                       \
     ROW(queue_seconds, "vlmd_queue_seconds", "Time from submission to the first pass.")            \
+    ROW(preprocess_seconds, "vlmd_preprocess_seconds",                                             \
+        "Time of decoding, resizing and normalising a request's pictures.")                        \
     ROW(forward_seconds, "vlmd_forward_seconds", "Time of one forward pass.")                      \
     ROW(first_token_seconds, "vlmd_time_to_first_token_seconds",                                   \
         "Time from submission to the first generated token.")                                      \
-    ROW(inter_token_seconds, "vlmd_inter_token_seconds", "Time between two generated tokens.")
+    ROW(inter_token_seconds, "vlmd_inter_token_seconds", "Time between two generated tokens.")     \
+    ROW(total_seconds, "vlmd_total_seconds", "Time from a request's headers to its whole reply.")
+
+/* A histogram of every model and task; offset: where in struct task_stats. */
+static void put_task_histogram(struct buffer *out, const struct runtime *runtime, const char *name,
+                               const char *help, size_t offset)
+{
+    char label[300], labels[340];
+    const struct lane *lane;
+    put_head(out, name, "histogram", help);
+    for (size_t i = 0; (lane = runtime_at(runtime, i)); i++) {
+        model_label(label, sizeof label, lane_model(lane)->name);
+        for (enum task task = 0; task < N_TASKS; task++) {
+            const void *stats = (const char *)&lane_stats(lane)->by_task[task] + offset;
+            if (!(lane_model(lane)->architecture->tasks >> task & 1))
+                continue;
+            snprintf(labels, sizeof labels, "%s,task=\"%s\"", label, task_name(task));
+            put_histogram(out, name, labels, stats);
+        }
+    }
+}
 
 static void put_lanes(struct buffer *out, const struct runtime *runtime)
 {
@@ -153,13 +158,14 @@ static void put_lanes(struct buffer *out, const struct runtime *runtime)
     }
     LANE_COUNTERS(PUT_COUNTER)
 #undef PUT_COUNTER
-#define PUT_HISTOGRAM(field, metric, help)                                                         \
-    put_head(out, metric, "histogram", help);                                                      \
-    for (size_t i = 0; (lane = runtime_at(runtime, i)); i++) {                                     \
-        model_label(label, sizeof label, lane_model(lane)->name);                                  \
-        put_histogram(out, metric, label, &lane_stats(lane)->field);                               \
+    put_head(out, "vlmd_batch_size", "histogram", "Items that shared a forward pass.");
+    for (size_t i = 0; (lane = runtime_at(runtime, i)); i++) {
+        model_label(label, sizeof label, lane_model(lane)->name);
+        put_histogram(out, "vlmd_batch_size", label, &lane_stats(lane)->batch_size);
     }
-    LANE_HISTOGRAMS(PUT_HISTOGRAM)
+#define PUT_HISTOGRAM(field, metric, help)                                                         \
+    put_task_histogram(out, runtime, metric, help, offsetof(struct task_stats, field));
+    TASK_HISTOGRAMS(PUT_HISTOGRAM)
 #undef PUT_HISTOGRAM
 }
 

@@ -16,7 +16,7 @@ enum { METRICS_ROUTES_MAX = 64, METRICS_STATUS_MIN = 100, METRICS_STATUS_MAX = 5
 struct metrics {
     struct route_metrics {
         atomic_uint status[METRICS_STATUS_MAX - METRICS_STATUS_MIN + 1];
-        struct histogram seconds, preprocess_seconds;
+        struct histogram seconds;
     } routes[METRICS_ROUTES_MAX + 1];
     atomic_ullong bytes_in, bytes_out;
     atomic_ullong hangups; /* clients that went away before their reply */
@@ -24,11 +24,9 @@ struct metrics {
 
 void metrics_init(struct metrics *metrics);
 
-/* A finished request. endpoint NULL: none was found. preprocess_seconds 0: it had no picture. Any
- * thread. */
+/* A finished request. endpoint NULL: none was found. Any thread. */
 void metrics_count(struct metrics *metrics, const struct api *api, const struct endpoint *endpoint,
-                   int status, double seconds, double preprocess_seconds, size_t bytes_in,
-                   size_t bytes_out);
+                   int status, double seconds, size_t bytes_in, size_t bytes_out);
 
 extern const struct endpoint
     endpoint_metrics; /* GET /metrics; call_process() is a struct process */

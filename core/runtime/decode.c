@@ -246,7 +246,7 @@ static void begin(struct lane *lane, struct work_state *state, size_t item)
     struct job *job = state->job->job;
     if (!job->first_token_ns)
         job->first_token_ns = state->last_token_ns;
-    histogram_add(&lane->stats.first_token_seconds,
+    histogram_add(&lane->stats.by_task[job->task].first_token_seconds,
                   (double)(state->last_token_ns - job->submitted_ns) * 1e-9);
     if (status)
         work_fail(lane, state, &err);
@@ -390,7 +390,7 @@ void decode_step(struct lane *lane)
         bool done = false;
         if (!err.status)
             generation_advance(state->generation, &sink, &done, &err);
-        histogram_add(&lane->stats.inter_token_seconds,
+        histogram_add(&lane->stats.by_task[state->job->job->task].inter_token_seconds,
                       (double)(now - state->last_token_ns) * 1e-9);
         state->last_token_ns = now;
         if (!err.status && !done)

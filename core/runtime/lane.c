@@ -171,9 +171,14 @@ void pass_run(struct lane *lane, enum stage stage, pass_function pass)
     double pace = (double)(now - started) * 1e-9 / (double)lane->n_items;
     double *known = &lane->item_seconds[stage];
     *known = *known > 0 ? *known + PACE_SHARE * (pace - *known) : pace;
+    bool counted[N_TASKS] = {false}; /* a pass may serve several tasks */
     for (size_t i = 0; i < lane->n_members; i++) {
         struct job_state *job_state = lane->members[i]->job;
         struct job *job = job_state->job;
+        if (!counted[job->task])
+            histogram_add(&lane->stats.by_task[job->task].forward_seconds,
+                          (double)(now - started) * 1e-9);
+        counted[job->task] = true;
         if (job_state->counted_pass != lane->pass_number)
             job->forward_ns += now - started;
         job_state->counted_pass = lane->pass_number;
@@ -182,7 +187,6 @@ void pass_run(struct lane *lane, enum stage stage, pass_function pass)
     }
     atomic_fetch_add(&lane->stats.passes, 1);
     histogram_add(&lane->stats.batch_size, (double)lane->n_members);
-    histogram_add(&lane->stats.forward_seconds, (double)(now - started) * 1e-9);
     update_rate(lane, now);
 }
 
@@ -200,7 +204,8 @@ void work_start(struct lane *lane, struct work_state *state)
     uint64_t now = clock_ns();
     if (!job->started_ns)
         job->started_ns = now;
-    histogram_add(&lane->stats.queue_seconds, (double)(now - job->submitted_ns) * 1e-9);
+    histogram_add(&lane->stats.by_task[job->task].queue_seconds,
+                  (double)(now - job->submitted_ns) * 1e-9);
     const struct work *work = state->work;
     size_t n_texts = work->kind == WORK_GENERATE ? 1 : work->n_texts, n_tokens = 0;
     for (size_t i = 0; i < n_texts; i++)
@@ -545,10 +550,15 @@ static void lane_release(struct lane *lane)
 static void init_stats(struct lane_stats *stats)
 {
     histogram_init(&stats->batch_size, &histogram_counts);
-    histogram_init(&stats->queue_seconds, &histogram_seconds);
-    histogram_init(&stats->forward_seconds, &histogram_seconds);
-    histogram_init(&stats->first_token_seconds, &histogram_seconds);
-    histogram_init(&stats->inter_token_seconds, &histogram_seconds);
+    for (size_t i = 0; i < N_TASKS; i++) {
+        struct task_stats *task = &stats->by_task[i];
+        histogram_init(&task->queue_seconds, &histogram_seconds);
+        histogram_init(&task->preprocess_seconds, &histogram_seconds);
+        histogram_init(&task->forward_seconds, &histogram_seconds);
+        histogram_init(&task->first_token_seconds, &histogram_seconds);
+        histogram_init(&task->inter_token_seconds, &histogram_seconds);
+        histogram_init(&task->total_seconds, &histogram_seconds);
+    }
 }
 
 /* Arrays for the largest pass. */

@@ -168,6 +168,14 @@ const struct lane_stats *lane_stats(const struct lane *lane)
     return &lane->stats;
 }
 
+void lane_count_request(struct lane *lane, enum task task, double preprocess_s, double total_s)
+{
+    struct task_stats *stats = &lane->stats.by_task[task];
+    if (preprocess_s > 0)
+        histogram_add(&stats->preprocess_seconds, preprocess_s);
+    histogram_add(&stats->total_seconds, total_s);
+}
+
 /* ---- admission ----------------------------------------------------------------------------------
  */
 

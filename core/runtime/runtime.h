@@ -116,9 +116,15 @@ struct lane_stats {
     atomic_ullong unloads;               /* times that the model's memory was given back */
     atomic_size_t cache_bytes, kv_bytes; /* kv: reserved by running sequences */
     atomic_size_t kv_kept_bytes;         /* of pictures, kept for the next prompt */
-    struct histogram batch_size, queue_seconds, forward_seconds, first_token_seconds,
-        inter_token_seconds;
+    struct histogram batch_size;
+    struct task_stats {
+        struct histogram queue_seconds, preprocess_seconds, forward_seconds, first_token_seconds,
+            inter_token_seconds, total_seconds;
+    } by_task[N_TASKS]; /* where the model has the task */
 };
 const struct lane_stats *lane_stats(const struct lane *lane);
+/* A request that the lane worked for is done: how long its pictures took to decode and resize (0:
+ * it had none), and all of it. Any thread. */
+void lane_count_request(struct lane *lane, enum task task, double preprocess_s, double total_s);
 
 #endif

@@ -226,9 +226,9 @@ class Endpoints(ServerTest):
 
     def test_metrics_know_each_part_of_a_request(self):
         self.server.post("/v1/caption", {"image": image_b64()})
-        for name, labels in (("request", {"path": "/v1/caption"}), ("preprocess", {"path": "/v1/caption"}),
-                             ("queue", {"model": "captioner"}), ("forward", {"model": "captioner"}),
-                             ("time_to_first_token", {"model": "captioner"}), ("inter_token", {"model": "captioner"})):
+        task = {"model": "captioner", "task": "caption"}
+        for name, labels in (("request", {"path": "/v1/caption"}), ("preprocess", task), ("queue", task), ("forward", task),
+                             ("time_to_first_token", task), ("inter_token", task), ("total", task)):
             self.assertGreater(self.server.metric(f"vlmd_{name}_seconds_count", **labels), 0, name)
             self.assertGreater(self.server.metric(f"vlmd_{name}_seconds_sum", **labels), 0, name)
 
