@@ -64,7 +64,7 @@ fetch_libraries >"$build/apt.log" 2>&1 || { cat "$build/apt.log"; exit 1; }
 write_cross_file
 [ -f "$build/out/build.ninja" ] || meson setup "$build/out" --cross-file "$build/cross.ini" -Dwerror=true >"$build/setup.log" ||
     { cat "$build/setup.log"; exit 1; }
-tests="test_nn test_nn_conv test_models"
+tests="test_nn test_nn_conv test_nn_packed test_models_dtype test_models"
 # shellcheck disable=SC2046
 ninja -C "$build/out" vlmd $(printf 'tests/%s ' $tests) >"$build/build.log" || { cat "$build/build.log"; exit 1; }
 for test in $tests; do

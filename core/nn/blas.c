@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "core/nn/nn_internal.h"
+#include "core/nn/blas.h"
 
 blas_sgemm *blas_product;
 

@@ -9,7 +9,9 @@
  *         unpacked to bf16 in scratch.
  * dots    (AVX512-BF16, -VNNI) 6 rows × 64 outputs in 24 registers: the outputs lie in the lanes, a
  *         word of inputs is broadcast. Few rows read the weights once, as fast as memory gives
- * them. widened (any other chip) a stretch of weights becomes f32 in the first cache, x stays f32.
+ *         them. Up to INT4_FEW_ROWS rows against int4 are rounded to 8 bits with a step per group,
+ * far finer than the weights are, and multiplied by VNNI. widened (any other chip) a stretch of
+ * weights becomes f32 in the first cache, x stays f32.
  *
  * All forms end with the sums as f32 in values[row][PANEL], where finish() takes them.
  */
@@ -101,14 +103,53 @@ static void row_to_int8(const float *x, size_t n, size_t n_padded, char *to, flo
     *zero = _mm_cvtsi128_si32(_mm512_castsi512_si128(shift));
 }
 
+static bool int4_is_few(const struct linear_job *job)
+{
+    return job->linear->form == WEIGHT_INT4 && job->n_rows <= INT4_FEW_ROWS;
+}
+
+/* What goes with a row's group for int4: a step, and what the nibbles' 8 has to be made up with. */
+struct int4_group {
+    float scale;
+    int32_t minus_8_sums;
+};
+
+/* To -127 … 127 by a step per INT4_GROUP, in the order in which a word's low and high nibbles are
+ * met: inputs 0 4 1 5 2 6 3 7 of each 8. The groups' steps follow the bytes. */
+static void row_to_int4_groups(const float *x, size_t n, size_t n_padded, char *to)
+{
+    const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    struct int4_group *groups = (struct int4_group *)(void *)(to + n_padded);
+    for (size_t k = 0; k < n_padded; k += INT4_GROUP, groups++) {
+        __m512 value[2], most = _mm512_setzero_ps();
+        __mmask16 odd = 0;
+        for (size_t h = 0; h < 2; h++) {
+            size_t at = k + 16 * h;
+            value[h] = (__m512)(at + 16 <= n ? vec_load(x + at)
+                                : at < n     ? vec_load_part(x + at, n - at)
+                                             : (vec){0});
+            odd |= _mm512_fpclass_ps_mask(value[h], 0x99); /* NaN, infinity */
+            most = _mm512_max_ps(most, _mm512_abs_ps(value[h]));
+        }
+        float max = _mm512_reduce_max_ps(most), factor = max > 1e-30f ? 127 / max : 0;
+        __m512i sum = _mm512_setzero_si512();
+        for (size_t h = 0; h < 2; h++) {
+            __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value[h], _mm512_set1_ps(factor)));
+            sum = _mm512_add_epi32(sum, whole);
+            _mm_storeu_si128((__m128i *)(to + k + 16 * h),
+                             _mm_shuffle_epi8(_mm512_cvtsepi32_epi8(whole), order));
+        }
+        *groups = (struct int4_group){odd ? NAN : max / 127, -8 * _mm512_reduce_add_epi32(sum)};
+    }
+}
+
 #if defined(__AMX_TILE__)
 enum { TILE_ROWS = 16, TILE_BYTES = 1024 };
 
-/* Rows up to which a chip with tiles takes dots: no more than int4_rows() has, or than tiles lose
- * against. */
-static size_t few_rows(enum weight_form form)
+/* Whether a chip with tiles takes them rather than dots. */
+static bool takes_tiles(const struct linear_job *job, size_t n_rows)
 {
-    return form == WEIGHT_INT4 ? 2 : 1;
+    return job->linear->form == WEIGHT_INT4 ? !int4_is_few(job) : n_rows > 1;
 }
 
 /* A row into the place of row r: stretches of 64 bytes, as tiles have them. */
@@ -136,7 +177,7 @@ static const char *pack_rows(const struct linear_job *job, struct scratch *scrat
     float *gathered = (float *)(packed + ROWS_BYTES);
 #if defined(__AMX_TILE__)
     _Alignas(64) char one[PACK_IN_MAX * 2];
-    bool tiled = n_rows > few_rows(job->linear->form);
+    bool tiled = takes_tiles(job, n_rows);
 #endif
     for (size_t r = 0; r < n_rows; r++) {
         const float *from = row_of(job, row + r, gathered);
@@ -146,6 +187,8 @@ static const char *pack_rows(const struct linear_job *job, struct scratch *scrat
 #endif
         if (job->linear->form == WEIGHT_INT8)
             row_to_int8(from, n_in, padded, to, &scratch->row_scale[r], &scratch->row_zero[r]);
+        else if (int4_is_few(job))
+            row_to_int4_groups(from, n_in, padded, to);
 #if defined(__AVX512BF16__)
         else
             row_to_bf16(from, n_in, padded, to);
@@ -182,7 +225,7 @@ static void int8_to_values(const struct scratch *scratch, size_t r0, size_t n_ro
 
 /* ---- dots ------------------------------------------------------------------------------------ */
 
-enum { DOT_ROWS = 6, AHEAD = 1024 };
+enum { DOT_ROWS = 6, INT4_DOT_ROWS = 5, AHEAD = 1024 };
 
 INLINE __m512i broadcast(const char *x)
 {
@@ -265,6 +308,101 @@ INLINE void word_rows(size_t n, bool is_int8, const char *x, size_t row_bytes,
     }
 DEFINE_DOTS(dots_int8, true)
 
+INLINE __m512 int4_scale(const char *scales, size_t group)
+{
+    __m256i halves = _mm256_loadu_si256((const __m256i *)(scales + group * PACK_OUT * 2));
+    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+}
+
+/* n rows (row_to_int4_groups()) against n_blocks blocks of outputs straight from nibbles, into
+ * values[row][PANEL]: each group's sum is whole, and scaled in f32. */
+INLINE void int4_rows(size_t n, size_t n_blocks, const char *x, size_t row_bytes,
+                      const char *const *blocks, size_t n_in, float *values)
+{
+    size_t padded = packed_in(n_in);
+    __m512 sums[DOT_ROWS][PANEL_BLOCKS];
+    const __m512i low = _mm512_set1_epi8(15);
+#pragma GCC unroll 6
+    for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (size_t b = 0; b < n_blocks; b++)
+            sums[r][b] = _mm512_setzero_ps();
+    for (size_t g = 0; g < padded / INT4_GROUP; g++) {
+        const char *steps = x + padded + g * sizeof(struct int4_group);
+        __m512i group[DOT_ROWS][PANEL_BLOCKS];
+#pragma GCC unroll 6
+        for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+            for (size_t b = 0; b < n_blocks; b++)
+                group[r][b] =
+                    broadcast(steps + r * row_bytes + offsetof(struct int4_group, minus_8_sums));
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; j++) {
+            __m512i even[PANEL_BLOCKS], odd[PANEL_BLOCKS];
+#pragma GCC unroll 4
+            for (size_t b = 0; b < n_blocks; b++) {
+                const char *from = blocks[b] + (4 * g + j) * 64;
+                __builtin_prefetch(from + AHEAD);
+                __m512i raw = _mm512_loadu_si512(from);
+                even[b] = _mm512_and_si512(raw, low);
+                odd[b] = _mm512_and_si512(_mm512_srli_epi16(raw, 4), low);
+            }
+#pragma GCC unroll 6
+            for (size_t r = 0; r < n; r++) {
+                const char *word = x + r * row_bytes + g * INT4_GROUP + j * 8;
+                __m512i first = broadcast(word), second = broadcast(word + 4);
+#pragma GCC unroll 4
+                for (size_t b = 0; b < n_blocks; b++) {
+                    group[r][b] = _mm512_dpbusd_epi32(group[r][b], even[b], first);
+                    group[r][b] = _mm512_dpbusd_epi32(group[r][b], odd[b], second);
+                }
+            }
+        }
+#pragma GCC unroll 4
+        for (size_t b = 0; b < n_blocks; b++) {
+            __m512 scale = int4_scale(blocks[b] + padded * PACK_OUT / 2, g);
+#pragma GCC unroll 6
+            for (size_t r = 0; r < n; r++) {
+                __m512 step = (__m512)broadcast(steps + r * row_bytes);
+                sums[r][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[r][b]),
+                                             _mm512_mul_ps(step, scale), sums[r][b]);
+            }
+        }
+    }
+#pragma GCC unroll 6
+    for (size_t r = 0; r < n; r++)
+#pragma GCC unroll 4
+        for (size_t b = 0; b < n_blocks; b++)
+            _mm512_storeu_ps(values + r * PANEL + b * PACK_OUT, sums[r][b]);
+}
+
+/* Few rows against the panel at `out`, n of it real; as many blocks at once as registers allow. */
+static void int4_panel_few(const struct linear_job *job, const char *x, size_t row_bytes,
+                           size_t row, size_t n_rows, size_t out, size_t n,
+                           const char *const *blocks)
+{
+    size_t n_in = job->linear->n_in, group;
+    _Alignas(64) float values[DOT_ROWS * PANEL];
+    for (size_t r = 0; r < n_rows; r += group, x += group * row_bytes) {
+        size_t n_groups = (n_rows - r + INT4_DOT_ROWS - 1) / INT4_DOT_ROWS;
+        group = (n_rows - r + n_groups - 1) / n_groups;
+        if (group == 1)
+            int4_rows(1, 4, x, row_bytes, blocks, n_in, values);
+        else if (group == 2)
+            int4_rows(2, 4, x, row_bytes, blocks, n_in, values);
+        for (size_t b = 0; group > 2 && b < PANEL_BLOCKS && b * PACK_OUT < n; b += 2) {
+            float *to = values + b * PACK_OUT;
+            if (group == 3)
+                int4_rows(3, 2, x, row_bytes, blocks + b, n_in, to);
+            else if (group == 4)
+                int4_rows(4, 2, x, row_bytes, blocks + b, n_in, to);
+            else
+                int4_rows(5, 2, x, row_bytes, blocks + b, n_in, to);
+        }
+        finish(job, values, PANEL, row + r, group, out, n);
+    }
+}
+
 #if defined(__AVX512BF16__)
 DEFINE_DOTS(dots_bf16, false)
 
@@ -276,71 +414,6 @@ static __m512i nibble_values(void)
                                         0xC000, 0xBF80, 0x0000, 0x3F80, 0x4000, 0x4040,
                                         0x4080, 0x40A0, 0x40C0, 0x40E0};
     return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)values));
-}
-
-INLINE __m512 int4_scale(const char *scales, size_t group)
-{
-    __m256i halves = _mm256_loadu_si256((const __m256i *)(scales + group * PACK_OUT * 2));
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
-}
-
-/* One or two rows against PANEL outputs straight from nibbles: whole numbers -8 … 7 are exact in
- * bf16, and each group's sum is scaled in f32. */
-INLINE void int4_rows(size_t n, const char *x, size_t row_bytes, const char *const *blocks,
-                      size_t n_in, float *values)
-{
-    __m512i table = nibble_values();
-    __m512 sums[2][PANEL_BLOCKS];
-    size_t padded = packed_in(n_in);
-#pragma GCC unroll 2
-    for (size_t r = 0; r < n; r++)
-#pragma GCC unroll 4
-        for (size_t b = 0; b < PANEL_BLOCKS; b++)
-            sums[r][b] = _mm512_setzero_ps();
-    for (size_t g = 0; g < padded / INT4_GROUP; g++, x += INT4_GROUP * 2) {
-        __m512 group[2][PANEL_BLOCKS];
-#pragma GCC unroll 2
-        for (size_t r = 0; r < n; r++)
-#pragma GCC unroll 4
-            for (size_t b = 0; b < PANEL_BLOCKS; b++)
-                group[r][b] = _mm512_setzero_ps();
-        for (size_t j = 0; j < 4; j++) {
-            __m512i raw[PANEL_BLOCKS];
-#pragma GCC unroll 4
-            for (size_t b = 0; b < PANEL_BLOCKS; b++) {
-                const char *from = blocks[b] + (4 * g + j) * 64;
-                __builtin_prefetch(from + AHEAD / 2);
-                raw[b] = _mm512_loadu_si512(from);
-            }
-#pragma GCC unroll 4
-            for (size_t p = 0; p < 4; p++) {
-                __m512i word[2];
-#pragma GCC unroll 2
-                for (size_t r = 0; r < n; r++)
-                    word[r] = broadcast(x + r * row_bytes + (4 * j + p) * 4);
-#pragma GCC unroll 4
-                for (size_t b = 0; b < PANEL_BLOCKS; b++) {
-                    __m512i w = _mm512_permutexvar_epi16(
-                        p ? _mm512_srli_epi16(raw[b], 4 * (unsigned)p) : raw[b], table);
-#pragma GCC unroll 2
-                    for (size_t r = 0; r < n; r++)
-                        group[r][b] = _mm512_dpbf16_ps(group[r][b], (__m512bh)word[r], (__m512bh)w);
-                }
-            }
-        }
-#pragma GCC unroll 4
-        for (size_t b = 0; b < PANEL_BLOCKS; b++) {
-            __m512 scale = int4_scale(blocks[b] + padded * PACK_OUT / 2, g);
-#pragma GCC unroll 2
-            for (size_t r = 0; r < n; r++)
-                sums[r][b] = _mm512_fmadd_ps(group[r][b], scale, sums[r][b]);
-        }
-    }
-#pragma GCC unroll 2
-    for (size_t r = 0; r < n; r++)
-#pragma GCC unroll 4
-        for (size_t b = 0; b < PANEL_BLOCKS; b++)
-            _mm512_storeu_ps(values + r * PANEL + b * PACK_OUT, sums[r][b]);
 }
 
 /* The block's weights as a block of bf16, scales multiplied in: the products are bf16 as they are.
@@ -439,7 +512,7 @@ static void panel(const struct linear_job *job, const struct scratch *scratch, c
     for (size_t r = 0; r < n_rows; r += group) {
         const char *from = x + r * row_bytes;
 #if defined(__AMX_TILE__)
-        if (n_rows > few_rows(job->linear->form)) {
+        if (takes_tiles(job, n_rows)) {
             group = min_size(2 * TILE_ROWS, n_rows - r);
             bool tall = group > TILE_ROWS;
             for (size_t b = 0; b < PANEL_BLOCKS && b * PACK_OUT < n; b += 2)
@@ -466,22 +539,13 @@ static void panel(const struct linear_job *job, const struct scratch *scratch, c
 }
 
 #if defined(__AVX512BF16__)
-/* int4: one or two rows at a time from nibbles, or more from a panel that is unpacked first,
- * PACK_OUT outputs at a time where all do not fit. */
+/* int4: many rows against a panel that is unpacked first, PACK_OUT outputs at a time where all do
+ * not fit. */
 static void int4_panel(const struct linear_job *job, struct scratch *scratch, const char *x,
                        size_t row_bytes, size_t row, size_t n_rows, size_t out, size_t n,
                        const char *const *blocks)
 {
     size_t n_in = job->linear->n_in;
-    if (n_rows <= 2) {
-        _Alignas(64) float values[2 * PANEL];
-        if (n_rows == 1)
-            int4_rows(1, x, row_bytes, blocks, n_in, values);
-        else
-            int4_rows(2, x, row_bytes, blocks, n_in, values);
-        finish(job, values, PANEL, row, n_rows, out, n);
-        return;
-    }
     char *space = (char *)scratch->floats + ROWS_BYTES;
     size_t each = packed_block_bytes(WEIGHT_BF16, n_in);
     size_t fit = min_size((sizeof scratch->floats - ROWS_BYTES) / each, PANEL_BLOCKS);
@@ -513,6 +577,10 @@ static bool by_units(const struct linear_job *job, size_t row, size_t n_rows, si
     for (size_t end = out + n_out; out < end; out += PANEL) {
         size_t n = min_size(PANEL, end - out);
         panel_blocks(linear, out, blocks);
+        if (int4_is_few(job)) {
+            int4_panel_few(job, x, row_bytes, row, n_rows, out, n, blocks);
+            continue;
+        }
 #if defined(__AVX512BF16__)
         if (linear->form == WEIGHT_INT4) {
             int4_panel(job, scratch, x, row_bytes, row, n_rows, out, n, blocks);
@@ -661,7 +729,8 @@ bool KERNEL(packed_block)(const struct linear_job *job, size_t row, size_t n_row
     if (by_units(job, row, n_rows, out, n_out))
         return true;
 #elif defined(__AVX512VNNI__)
-    if (job->linear->form == WEIGHT_INT8 && by_units(job, row, n_rows, out, n_out))
+    if ((job->linear->form == WEIGHT_INT8 || int4_is_few(job)) &&
+        by_units(job, row, n_rows, out, n_out))
         return true;
 #endif
     return by_widening(job, row, n_rows, out, n_out);

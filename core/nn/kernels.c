@@ -15,6 +15,8 @@
 #include <unistd.h>
 #endif
 
+#include "core/nn/blas.h"
+
 /* What every set has, and (below) the table of a set: those above avx512 differ from it in packed
  * products alone and take the rest from `base`. */
 #define BASE_KERNELS(isa)                                                                          \

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "core/base/size.h"
+#include "core/nn/blas.h"
 #include "core/nn/kernels.h"
 #include "core/nn/packed.h"
 

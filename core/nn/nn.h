@@ -81,7 +81,8 @@ void nn_activate(const struct compute *compute, enum activation activation, floa
 /* What a layer's weights are kept in, and so what it computes in. bf16: products of bf16, summed in
  * f32. int8: weights to a step per output, activations to a step per row, summed exactly; where the
  * chip has no such unit, weights alone. int4: weights to a step per output and 32 inputs,
- * activations as for bf16. Norms, softmax and what lies between the layers are f32 in all of them.
+ * activations as for bf16, or of few rows to 8 bits with a step per 32. Norms, softmax and what
+ * lies between the layers are f32 in all of them.
  */
 enum weight_form { WEIGHT_F32, WEIGHT_BF16, WEIGHT_INT8, WEIGHT_INT4, N_WEIGHT_FORMS };
 const char *weight_form_name(enum weight_form form); /* "f32", "bf16", … */

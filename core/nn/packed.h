@@ -11,9 +11,9 @@
  *   int8   [k / 4][16] words of 4 signed inputs, then float scale[16] and int32_t sum[16] (of the
  *          integers), so that Σ (x - zero) w = Σ x w - zero · sum.
  *   int4   [k / 8][16] words of 2 × 4 inputs, then bf16 scale[k / INT4_GROUP][16]. Input 8 j + 2 p
- * + h lies in bits 16 h + 4 p … of word j: moved right by 4 p, both halves are bf16's pair. A
- *          weight is (nibble - 8) · the scale of its group; scales have 5 significant bits, so that
- *          this is a bf16.
+ * + h lies in bits 16 h + 4 p … of word j: moved right by 4 p, both halves are bf16's pair, and
+ *          every other nibble is a byte of int8's words. A weight is (nibble - 8) · the scale of
+ * its group; scales have 5 significant bits, so that this is a bf16.
  *
  * What a form holds, in bytes per weight: 2, 1, 0.5625.
  */
@@ -26,8 +26,9 @@
  * that what was kept in files (core/weights/cache.h) is made anew. */
 enum { PACK_VERSION = 2 };
 
-/* PACK_IN_MAX: the longest rows that are packed; longer ones stay f32. */
-enum { PACK_OUT = 16, PACK_IN = 64, PACK_IN_MAX = 16384, INT4_GROUP = 32 };
+/* PACK_IN_MAX: the longest rows that are packed; longer ones stay f32. INT4_FEW_ROWS: products of
+ * so many rows against int4 take the units of int8 where the chip has them. */
+enum { PACK_OUT = 16, PACK_IN = 64, PACK_IN_MAX = 16384, INT4_GROUP = 32, INT4_FEW_ROWS = 12 };
 
 static inline size_t packed_in(size_t n_in)
 {
