@@ -3,7 +3,8 @@
  * use for the checkpoint:
  *   temperature 0 is greedy (or beam search), above 0 samples; top_p, or the sampler's top_k, given
  *   without a temperature samples at the checkpoint's own; num_beams above 1 is beam search, which
- *   does not sample.
+ *   does not sample;
+ *   in guided models top_k is the number of candidates, and nothing but a temperature samples.
  */
 #include "api/generation.h"
 
@@ -11,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+
+#include "core/base/size.h"
 
 const struct field generation_fields[] = {
     {"max_tokens", FIELD_INTEGER, .min = 1, .max = GENERATION_TOKENS_MAX,
@@ -24,11 +27,17 @@ const struct field generation_fields[] = {
     {"temperature", FIELD_NUMBER, .min = 0, .max = 10,
      .help = "0 = the likeliest token each time; above 0 samples"},
     {"top_k", FIELD_INTEGER, .min = 0, .max = 1000000,
-     .help = "sample among this many likeliest tokens; 0 = all (vqa: how many answers to give)"},
+     .help = "sample among this many likeliest tokens; 0 = all (vqa: how many answers to give; "
+             "MaGiC: choose among so many, 1 to 256, 45 by default)"},
     {"top_p", FIELD_NUMBER, .min = 1e-6, .max = 1,
      .help = "sample among the likeliest tokens that together have this probability"},
     {"repetition_penalty", FIELD_NUMBER, .min = 0.01, .max = 100,
      .help = "above 1 makes tokens that were there less likely"},
+    {"alpha", FIELD_NUMBER, .min = 0, .max = 1,
+     .help =
+         "MaGiC: how much a token counts against it that is like what was said; 0.1 by default"},
+    {"beta", FIELD_NUMBER, .min = 0, .max = 1000,
+     .help = "MaGiC: how much the picture counts; 2 by default, 0 = the language model alone"},
     {"seed", FIELD_INTEGER, .min = 0, .max = 9007199254740991.0,
      .help = "makes sampling repeatable"},
     {"stop", FIELD_STRINGS, .max = STOPS_MAX, .help = "texts before which generation ends"},
@@ -66,6 +75,34 @@ static enum status length_field(const struct form *form, const char **name, stru
     return STATUS_OK;
 }
 
+/* alpha, beta and top_k of a guided model; on others the first two are refused. */
+static enum status read_guidance(const struct call *call, struct generation_params *params,
+                                 struct error *err)
+{
+    static const char *const names[] = {"alpha", "beta"};
+    const struct form *form = &call->form;
+    for (size_t i = 0; i < ARRAY_LENGTH(names) && !call->model->traits.is_guided; i++)
+        if (form_has(form, names[i]))
+            return error_set_param(err, STATUS_UNPROCESSABLE, names[i],
+                                   "'%s' is for models that another one guides (MaGiC); '%s' (%s) "
+                                   "is none",
+                                   names[i], call->model->name, call->model->architecture->name);
+    if (!call->model->traits.is_guided)
+        return STATUS_OK;
+    long long k = form_integer(form, "top_k", 1);
+    if (k < 1 || k > GENERATION_CANDIDATES_MAX)
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "top_k",
+                               "this model chooses among 'top_k' candidates: 1 to %d, not %lld",
+                               GENERATION_CANDIDATES_MAX, k);
+    if (form_integer(form, "num_beams", 1) > 1)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "num_beams",
+                               "this model is guided by a picture token by token, which is no beam "
+                               "search: leave 'num_beams' out");
+    params->alpha = (float)form_number(form, "alpha", (double)params->alpha);
+    params->beta = (float)form_number(form, "beta", (double)params->beta);
+    return STATUS_OK;
+}
+
 enum status generation_read(struct call *call, struct work *work, enum generation_style style,
                             struct error *err)
 {
@@ -96,10 +133,12 @@ enum status generation_read(struct call *call, struct work *work, enum generatio
     }
 
     /* 2. How tokens are chosen. */
-    bool has_temperature = form_has(form, "temperature");
-    bool wants_sampling =
-        has_temperature ? form_number(form, "temperature", 0) > 0
-                        : form_has(form, "top_p") || (top_k_samples && form_has(form, "top_k"));
+    if (read_guidance(call, &params, err))
+        return err->status;
+    bool has_temperature = form_has(form, "temperature"), guided = call->model->traits.is_guided;
+    bool wants_sampling = has_temperature ? form_number(form, "temperature", 0) > 0
+                                          : form_has(form, "top_p") || (top_k_samples && !guided &&
+                                                                        form_has(form, "top_k"));
     wants_sampling |= style == GENERATION_N_SAMPLES && !has_temperature &&
                       form_integer(form, "n", 1) > 1 && !form_has(form, "num_beams");
     bool wants_beams = form_has(form, "num_beams") && form_integer(form, "num_beams", 1) > 1;

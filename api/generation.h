@@ -12,6 +12,7 @@ extern const struct field generation_fields[];
 enum {
     GENERATION_TOKENS_MAX = 4096,
     GENERATION_BEAMS_MAX = 16,
+    GENERATION_CANDIDATES_MAX = 256, /* of guided models (magic.c) */
     GENERATION_STOP_BYTES_MAX = 256,
 };
 

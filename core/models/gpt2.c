@@ -98,11 +98,10 @@ static void bind_layer(struct binder *binder, struct gpt2_layer *layer,
 }
 
 void gpt2_bind(struct binder *binder, struct gpt2 *gpt2, const struct gpt2_config *config,
-               const char *prefix)
+               const char *prefix, const char *head)
 {
-    char head[96], words[96], name[96];
-    snprintf(head, sizeof head, "%slm_head.weight", prefix);
-    snprintf(words, sizeof words, "%stransformer.wte.weight", prefix);
+    char words[96], name[96];
+    snprintf(words, sizeof words, "%swte.weight", prefix);
     const char *const heads[] = {head, words};
     *gpt2 =
         (struct gpt2){.config = *config, .layers = calloc(config->n_layers, sizeof *gpt2->layers)};
@@ -113,13 +112,12 @@ void gpt2_bind(struct binder *binder, struct gpt2 *gpt2, const struct gpt2_confi
     bind_tensor(binder, &gpt2->words, (const size_t[]){config->vocab_size, config->dim, 0}, "%s",
                 words);
     bind_tensor(binder, &gpt2->positions, (const size_t[]){config->n_positions, config->dim, 0},
-                "%stransformer.wpe.weight", prefix);
+                "%swpe.weight", prefix);
     for (size_t i = 0; i < config->n_layers; i++) {
-        snprintf(name, sizeof name, "%stransformer.h.%zu", prefix, i);
+        snprintf(name, sizeof name, "%sh.%zu", prefix, i);
         bind_layer(binder, &gpt2->layers[i], config, name);
     }
-    bind_norm(binder, &gpt2->final_norm, config->dim, config->norm_eps, "%stransformer.ln_f",
-              prefix);
+    bind_norm(binder, &gpt2->final_norm, config->dim, config->norm_eps, "%sln_f", prefix);
     bind_linear_tensors(binder, &gpt2->head, config->vocab_size, config->dim,
                         bind_choose(binder, heads, ARRAY_LENGTH(heads)), NULL);
     if (!binder->status && tensor_set_find(binder->tensors, head))
@@ -172,9 +170,10 @@ static enum status embed(const struct pass *pass, float *x, struct error *err)
     for (size_t i = 0; i < pass->n_items; i++) {
         const struct gpt2_item *item = &pass->items[i];
         size_t first = item->sequence->n_tokens;
-        if (item->n > n_max || first > n_max - item->n)
+        size_t n_longer = item->alternatives ? 1 : item->n;
+        if (n_longer > n_max || first > n_max - n_longer)
             return error_set(err, STATUS_TOO_LONG,
-                             "%zu tokens are more than the model's %zu positions", first + item->n,
+                             "%zu tokens are more than the model's %zu positions", first + n_longer,
                              n_max);
         for (size_t j = 0; j < item->n; j++, x += dim) {
             if (item->ids[j] < 0 || (size_t)item->ids[j] >= gpt2->config.vocab_size)
@@ -182,7 +181,7 @@ static enum status embed(const struct pass *pass, float *x, struct error *err)
                                  "the token id %d is outside the model's vocabulary of %zu",
                                  (int)item->ids[j], gpt2->config.vocab_size);
             const float *word = gpt2->words + (size_t)item->ids[j] * dim;
-            const float *position = gpt2->positions + (first + j) * dim;
+            const float *position = gpt2->positions + (first + (item->alternatives ? 0 : j)) * dim;
             for (size_t d = 0; d < dim; d++)
                 x[d] = word[d] + position[d];
         }
@@ -199,36 +198,55 @@ static struct attention_shape shape_of(const struct gpt2_config *config, size_t 
     return (struct attention_shape){config->n_heads, config->n_heads, head_dim, scale, causal};
 }
 
+/* Puts keys and values of rows [from, from + n) of an item behind its sequence's. */
+static struct attention_item attend(const struct pass *pass, size_t i_layer,
+                                    const struct gpt2_item *item, size_t row, size_t from, size_t n)
+{
+    size_t dim = pass->gpt2->config.dim, n_before = item->sequence->n_tokens;
+    const float *qkv = pass->wide + (row + from) * 3 * dim;
+    float *keys = sequence_kv(item->sequence, i_layer, 0);
+    float *values = sequence_kv(item->sequence, i_layer, 1);
+    for (size_t j = 0; j < n; j++) {
+        memcpy(keys + (n_before + j) * dim, qkv + (3 * j + 1) * dim, dim * sizeof *keys);
+        memcpy(values + (n_before + j) * dim, qkv + (3 * j + 2) * dim, dim * sizeof *values);
+    }
+    return (struct attention_item){.q = qkv,
+                                   .n_q = n,
+                                   .q_stride = 3 * dim,
+                                   .k = keys,
+                                   .v = values,
+                                   .n_kv = n_before + n,
+                                   .kv_stride = dim,
+                                   .out = pass->attended + (row + from) * dim,
+                                   .out_stride = dim};
+}
+
+/* The j-th alternative of each item that has so many, one after another in the same place of the
+ * cache; whole items with j = 0. → how many items attend. */
+static size_t collect_attention(const struct pass *pass, size_t i_layer, size_t j)
+{
+    size_t n = 0;
+    for (size_t i = 0, row = 0; i < pass->n_items; row += pass->items[i++].n) {
+        const struct gpt2_item *item = &pass->items[i];
+        if (item->alternatives && j < item->n)
+            pass->attention[n++] = attend(pass, i_layer, item, row, j, 1);
+        else if (j == 0)
+            pass->attention[n++] = attend(pass, i_layer, item, row, 0, item->n);
+    }
+    return n;
+}
+
 static enum status self_attention(const struct pass *pass, size_t i_layer, float *x,
                                   struct error *err)
 {
     const struct gpt2_layer *layer = &pass->gpt2->layers[i_layer];
-    size_t dim = pass->gpt2->config.dim;
     nn_layer_norm(pass->compute, &layer->norm1, x, pass->n_total, pass->normed);
     nn_linear(pass->compute, &layer->qkv, pass->normed, pass->n_total, ACTIVATION_NONE, NULL,
               pass->wide);
-    for (size_t i = 0, row = 0; i < pass->n_items; row += pass->items[i++].n) {
-        const struct gpt2_item *item = &pass->items[i];
-        const float *qkv = pass->wide + row * 3 * dim;
-        size_t n_before = item->sequence->n_tokens;
-        float *keys = sequence_kv(item->sequence, i_layer, 0);
-        float *values = sequence_kv(item->sequence, i_layer, 1);
-        for (size_t j = 0; j < item->n; j++) {
-            memcpy(keys + (n_before + j) * dim, qkv + (3 * j + 1) * dim, dim * sizeof *keys);
-            memcpy(values + (n_before + j) * dim, qkv + (3 * j + 2) * dim, dim * sizeof *values);
-        }
-        pass->attention[i] = (struct attention_item){.q = qkv,
-                                                     .n_q = item->n,
-                                                     .q_stride = 3 * dim,
-                                                     .k = keys,
-                                                     .v = values,
-                                                     .n_kv = n_before + item->n,
-                                                     .kv_stride = dim,
-                                                     .out = pass->attended + row * dim,
-                                                     .out_stride = dim};
-    }
     struct attention_shape shape = shape_of(&pass->gpt2->config, i_layer, true);
-    enum status status = nn_attention(pass->compute, &shape, pass->attention, pass->n_items, err);
+    enum status status = STATUS_OK;
+    for (size_t j = 0, n; !status && (n = collect_attention(pass, i_layer, j)) > 0; j++)
+        status = nn_attention(pass->compute, &shape, pass->attention, n, err);
     if (!status)
         nn_linear(pass->compute, &layer->out, pass->attended, pass->n_total, ACTIVATION_NONE, x, x);
     return status;
@@ -271,16 +289,16 @@ static void mlp(const struct pass *pass, const struct gpt2_layer *layer, float *
     nn_linear(pass->compute, &layer->fc2, pass->wide, pass->n_total, ACTIVATION_NONE, x, x);
 }
 
-enum status gpt2_forward(const struct gpt2 *gpt2, const struct compute *compute,
-                         const struct gpt2_item *items, size_t n_items, float *logits,
-                         struct error *err)
+/* All layers → x [Σ n, dim], not yet normed; the sequences are longer by their new tokens. */
+static enum status run(const struct gpt2 *gpt2, const struct compute *compute,
+                       const struct gpt2_item *items, size_t n_items, float **out, size_t *n_total,
+                       struct error *err)
 {
     struct pass pass = {.gpt2 = gpt2, .compute = compute, .items = items, .n_items = n_items};
-    size_t dim = gpt2->config.dim;
     enum status status = pass_init(&pass, err);
     if (status)
         return status;
-    float *x = arena_array(compute->scratch, pass.n_total * dim, sizeof *x);
+    float *x = arena_array(compute->scratch, pass.n_total * gpt2->config.dim, sizeof *x);
     if (!x)
         return error_no_memory(err, "a forward pass's activations");
     status = embed(&pass, x, err);
@@ -293,12 +311,43 @@ enum status gpt2_forward(const struct gpt2 *gpt2, const struct compute *compute,
     }
     if (status)
         return status;
-    for (size_t i = 0, row = 0; i < n_items; row += items[i++].n) { /* rows only move forward */
+    for (size_t i = 0; i < n_items; i++)
+        items[i].sequence->n_tokens += items[i].alternatives ? 0 : items[i].n;
+    *out = x;
+    *n_total = pass.n_total;
+    return STATUS_OK;
+}
+
+enum status gpt2_hidden(const struct gpt2 *gpt2, const struct compute *compute,
+                        const struct gpt2_item *items, size_t n_items, float **hidden,
+                        struct error *err)
+{
+    size_t n;
+    enum status status = run(gpt2, compute, items, n_items, hidden, &n, err);
+    if (!status)
+        nn_layer_norm(compute, &gpt2->final_norm, *hidden, n, *hidden);
+    return status;
+}
+
+void gpt2_logits(const struct gpt2 *gpt2, const struct compute *compute, const float *hidden,
+                 size_t n, float *logits)
+{
+    nn_linear(compute, &gpt2->head, hidden, n, ACTIVATION_NONE, NULL, logits);
+}
+
+enum status gpt2_forward(const struct gpt2 *gpt2, const struct compute *compute,
+                         const struct gpt2_item *items, size_t n_items, float *logits,
+                         struct error *err)
+{
+    size_t dim = gpt2->config.dim, n_total;
+    float *x;
+    enum status status = run(gpt2, compute, items, n_items, &x, &n_total, err);
+    if (status)
+        return status;
+    for (size_t i = 0, row = 0; i < n_items; row += items[i++].n) /* rows only move forward */
         memmove(x + i * dim, x + (row + items[i].n - 1) * dim, dim * sizeof *x);
-        items[i].sequence->n_tokens += items[i].n;
-    }
     nn_layer_norm(compute, &gpt2->final_norm, x, n_items, x);
-    nn_linear(compute, &gpt2->head, x, n_items, ACTIVATION_NONE, NULL, logits);
+    gpt2_logits(gpt2, compute, x, n_items, logits);
     return STATUS_OK;
 }
 

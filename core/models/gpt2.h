@@ -49,10 +49,10 @@ struct gpt2 {
  */
 enum status gpt2_config_load(const json_t *json, struct gpt2_config *config, struct error *err);
 
-/* Binds "<prefix>transformer.…" and "<prefix>lm_head.weight", or the word embeddings in its place.
- * gpt2_release() also when the binder failed afterwards. */
+/* Binds "<prefix>wte", "<prefix>h.N.…" …, and for the head the tensor `head`, or the word
+ * embeddings where the file has none. gpt2_release() also when the binder failed afterwards. */
 void gpt2_bind(struct binder *binder, struct gpt2 *gpt2, const struct gpt2_config *config,
-               const char *prefix);
+               const char *prefix, const char *head);
 void gpt2_release(struct gpt2 *gpt2);
 
 /* The keys and values of a source, rows [n_rows, dim], for every layer's cross-attention: data is
@@ -66,6 +66,9 @@ struct gpt2_item {
     const int32_t *ids;
     size_t n; /* ≥ 1 */
     struct sequence *sequence;
+    /* The ids are n alternatives for the sequence's next token: each sees the sequence and itself,
+     * none is kept, and the sequence needs room for one. */
+    bool alternatives;
 };
 
 /* → logits [n_items, vocab_size] after each item's last token. STATUS_TOO_LONG past n_positions;
@@ -73,5 +76,13 @@ struct gpt2_item {
 enum status gpt2_forward(const struct gpt2 *gpt2, const struct compute *compute,
                          const struct gpt2_item *items, size_t n_items, float *logits,
                          struct error *err);
+
+/* The same up to the head: the last hidden states (after the final norm) of all tokens, *hidden
+ * [Σ n, dim] from the scratch arena, whose rows gpt2_logits() takes. */
+enum status gpt2_hidden(const struct gpt2 *gpt2, const struct compute *compute,
+                        const struct gpt2_item *items, size_t n_items, float **hidden,
+                        struct error *err);
+void gpt2_logits(const struct gpt2 *gpt2, const struct compute *compute, const float *hidden,
+                 size_t n, float *logits); /* [n, vocab_size] */
 
 #endif

@@ -148,6 +148,7 @@ void model_free(struct model *model)
         return;
     if (model->architecture && model->architecture->free)
         model->architecture->free(model);
+    model_free(model->guide);
     bound_free(model->bound);
     weight_cache_close(model->cache);
     tokenizer_free(model->tokenizer);
@@ -161,6 +162,8 @@ void model_page_out(const struct model *model)
     if (model->checkpoint && model->checkpoint->tensors)
         tensor_set_page_out(model->checkpoint->tensors);
     weight_cache_page_out(model->cache);
+    if (model->guide)
+        model_page_out(model->guide);
 }
 
 /* ---- preprocessing -----------------------------------------------------------------------------

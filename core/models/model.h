@@ -106,6 +106,8 @@ float *sequence_kv(const struct sequence *sequence, size_t layer, int which);
 enum status sequence_fork(struct sequence *out, const struct sequence *from, struct error *err);
 void sequence_release(struct sequence *sequence);
 
+struct generation_params;
+
 struct prompt {
     struct features *const *images;
     size_t n_images;
@@ -118,6 +120,7 @@ struct prompt {
      * only where struct architecture.prefill_in_pieces. From > 0: the sequence holds what is
      * before. */
     size_t from, to;
+    const struct generation_params *params; /* the request's; NULL = the model's own */
 };
 
 /* What generate() would use for this checkpoint; a request overrides single fields of a copy.
@@ -141,6 +144,7 @@ struct generation_params {
     int32_t eos_ids[EOS_MAX];
     size_t n_eos;
     int32_t pad_id; /* -1 = none */
+    float alpha, beta; /* guided models (traits.is_guided): see magic.c */
 };
 
 /* ---- the model --------------------------------------------------------------------------------
@@ -163,6 +167,7 @@ struct model_traits {
     size_t image_height, image_width; /* of pixels; 0 = varies */
     const char *const *labels;        /* names of class scores [n_outputs], or NULL */
     size_t vocab_size; /* token ids are below this; what prefill/decode give logits for */
+    bool is_guided; /* generation chooses among top_k candidates by alpha and beta: no beams */
     size_t mask_height, mask_width; /* segmentation: n_outputs = mask_height · mask_width */
 };
 
@@ -240,6 +245,7 @@ struct model {
     const struct architecture *architecture;
     struct checkpoint *checkpoint;
     struct tokenizer *tokenizer; /* NULL when the checkpoint has none */
+    struct model *guide; /* another model that this one asks, owned; NULL for all but MaGiC */
     struct image_processor processor;
     struct generation_params generation;
     struct model_traits traits;

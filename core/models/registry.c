@@ -27,6 +27,7 @@
     ARCHITECTURE(vision_encoder_decoder_architecture)                                              \
     ARCHITECTURE(git_architecture)                                                                 \
     ARCHITECTURE(qwen2_5_vl_architecture)                                                          \
+    ARCHITECTURE(magic_architecture)                                                               \
     ARCHITECTURE(vilt_vqa_architecture)                                                            \
     ARCHITECTURE(vilt_match_architecture)                                                          \
     ARCHITECTURE(vilt_nlvr2_architecture)                                                          \

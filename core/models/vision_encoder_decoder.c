@@ -152,7 +152,8 @@ static enum status ved_load(struct model *model, struct error *err)
         goto out;
     binder_init(&binder, model->checkpoint->tensors, err);
     bind_vision(&binder, ved);
-    gpt2_bind(&binder, &ved->text, &ved->config.text, "decoder.");
+    gpt2_bind(&binder, &ved->text, &ved->config.text, "decoder.transformer.",
+              "decoder.lm_head.weight");
     status = binder_finish(&binder, &model->bound);
     if (status)
         goto out;

@@ -160,7 +160,8 @@ static void collect_prompts(struct lane *lane)
                                                        .text = &work->texts[0],
                                                        .picture_kv = keeps ? kv : NULL,
                                                        .from = state->n_prefilled,
-                                                       .to = state->n_prefilled + n};
+                                                       .to = state->n_prefilled + n,
+                                                       .params = &work->generation};
         lane->places[lane->n_places++] = (struct place){state, 0, lane->n_items++};
         pass_add_member(lane, state);
     }

@@ -116,6 +116,7 @@ enum family { FAMILY_OTHER, FAMILY_BERT, FAMILY_CLIP, FAMILY_GPT2 };
 struct files {
     const char *directory;
     json_t *config, *map; /* tokenizer_config.json, special_tokens_map.json; NULL: absent */
+    json_t *added; /* added_tokens.json in the form of added_tokens_decoder; NULL: does not count */
     enum family family;
     const char *class_name; /* NULL: not said */
 };
@@ -180,6 +181,8 @@ static int compare_ids(const void *a, const void *b)
 static enum status put_decoder_tokens(const struct files *f, json_t *list, struct error *err)
 {
     json_t *decoder = json_object_get(f->config, "added_tokens_decoder");
+    if (!decoder)
+        decoder = f->added;
     if (!json_is_object(decoder))
         return STATUS_OK;
     size_t n = json_object_size(decoder), i = 0;
@@ -209,6 +212,33 @@ static enum status put_decoder_tokens(const struct files *f, json_t *list, struc
     }
     free(keys);
     return ok ? status : error_no_memory(err, "tokenizer_config.json");
+}
+
+/* added_tokens.json, {"content": id}, of old files without added_tokens_decoder. */
+static enum status read_added(struct files *f, struct error *err)
+{
+    json_t *all = NULL, *id;
+    const char *content;
+    enum status status = read_json(f->directory, "added_tokens.json", 0, &all, err);
+    if (status || !all)
+        return status;
+    bool ok = (f->added = json_object()) != NULL;
+    json_object_foreach(all, content, id)
+    {
+        char key[24];
+        if (!json_is_integer(id) || json_integer_value(id) < 0) {
+            status = error_set(err, STATUS_BAD_CHECKPOINT,
+                               "added_tokens.json: '%.64s' must have a token id", content);
+            break;
+        }
+        snprintf(key, sizeof key, "%lld", (long long)json_integer_value(id));
+        bool special = is_named(f, content);
+        ok = ok && json_object_set_new(f->added, key,
+                                       json_pack("{s:s, s:b, s:b}", "content", content, "special",
+                                                 special, "normalized", !special)) == 0;
+    }
+    json_decref(all);
+    return status || ok ? status : error_no_memory(err, "added_tokens.json");
 }
 
 /* The tokens that transformers adds on top of the vocabulary or of tokenizer.json. */
@@ -465,6 +495,8 @@ static enum status build_json(struct files *f, json_t **root, json_t **extra, st
     free(text);
     free(merges_text);
     if (!status)
+        status = read_added(f, err);
+    if (!status)
         status = extra_tokens(f, extra, err);
     if (status) {
         json_decref(vocab);
@@ -569,6 +601,7 @@ enum status tokenizer_load_directory(struct tokenizer *t, const char *directory,
     json_decref(extra);
     json_decref(f.config);
     json_decref(f.map);
+    json_decref(f.added);
     malloc_trim(0); /* the parsed JSON was ten times what stays; the process keeps none of it */
     return status;
 }

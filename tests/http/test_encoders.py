@@ -5,6 +5,7 @@ import shutil
 import struct
 import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 from harness import DATA, ServerTest, image_b64, image_bytes, multipart, run
 
@@ -30,6 +31,7 @@ MODELS = {
     "clipseg": "clipseg-tiny",
     "git": "git-tiny",
     "vit-gpt2": "vit-gpt2-tiny",
+    "magic": "magic-tiny",
     "filler": "vilt-mlm-tiny",
     "reasoner": "vilt-nlvr2-tiny",
 }
@@ -174,6 +176,39 @@ class Encoders(ServerTest):
                 asked += 1
         self.assertGreater(asked, 30)
 
+    def test_magic_is_guided_as_the_request_says(self):
+        """Every run of the golden by request fields, all at once and streamed; what it cannot do, and what others cannot."""
+        found = cases("magic-tiny", "caption")
+        bodies = []
+        for case in found:
+            settings = {{"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}.get(k, k): v
+                        for k, v in case["settings"].items()}
+            bodies.append({"model": "magic", "image": image_b64(case["picture"]), "prompt": case["prompt"] or "", **settings})
+        with ThreadPoolExecutor(8) as pool:
+            replies = list(pool.map(lambda body: self.server.post("/v1/caption", body), bodies))
+        for case, reply in zip(found, replies, strict=True):
+            self.assertEqual(reply.status, 200, reply.body)
+            self.assertEqual(reply.json["caption"], case["texts_without_prompt"][0], case["case"])
+        self.assertGreater(max(reply.json["timings"]["batch_size"] for reply in replies), 1)
+        long = next(case for case in found if case["run"] == "long")
+        text = long["texts_without_prompt"][0]
+        reply = self.server.post("/v1/caption", {**bodies[found.index(long)], "stop": text[8:11]})
+        self.assertEqual(reply.json["caption"], text[:text.index(text[8:11])].strip())
+        streamed = self.server.post("/v1/caption", {**bodies[found.index(long)], "stream": True})
+        self.assertEqual(streamed.status, 200)
+        deltas = [json.loads(line[6:]) for line in streamed.body.decode().splitlines() if line.startswith("data: {")]
+        self.assertEqual("".join(delta.get("delta", "") for delta in deltas), text)
+        self.assertGreater(len(deltas), 10)
+        plain = {"model": "magic", "image": image_b64()}
+        self.fails(self.server.post("/v1/caption", {**plain, "num_beams": 2}), 422, words="num_beams")
+        self.fails(self.server.post("/v1/caption", {**plain, "top_k": 257}), 400, words="256")
+        self.fails(self.server.post("/v1/caption", {**plain, "top_k": 0}), 400, words="candidates")
+        self.fails(self.server.post("/v1/caption", {**plain, "alpha": 1.5}), 400, words="alpha")
+        self.fails(self.server.post("/v1/caption", {**plain, "model": "git", "beta": 1}), 422, words="MaGiC")
+        self.fails(self.server.post("/v1/embeddings", {"model": "magic", "input": "a"}), 422, words="magic")
+        sampled = self.server.post("/v1/caption", {**plain, "temperature": 0.5, "n": 3, "seed": 1})
+        self.assertEqual(len(sampled.json["captions"]), 3)
+
     def test_long_texts_are_cut_with_a_warning(self):
         """300 tokens, wherever a text goes in: what the model takes of it is answered, and the reply says so."""
         long, picture = "star " * 300, image_b64()
@@ -184,6 +219,7 @@ class Encoders(ServerTest):
         asked += [
             ("/v1/caption", {"model": "blip-caption", "image": picture, "prompt": long}, "prompt"),
             ("/v1/caption", {"model": "vit-gpt2", "image": picture, "prompt": long}, "prompt"),
+            ("/v1/caption", {"model": "magic", "image": picture, "prompt": long}, "prompt"),
             ("/v1/vqa", {"model": "git", "image": picture, "question": long}, "question"),
             ("/v1/vqa", {"model": "blip-vqa", "image": picture, "question": long}, "question"),
             ("/v1/vqa", {"model": "answerer", "image": picture, "question": long}, "question"),

@@ -16,6 +16,7 @@ static const struct served {
     {"blip-caption-tiny", "caption", "prompt", TASK_CAPTION},
     {"blip-vqa-tiny", "vqa", "question", TASK_VQA},
     {"vit-gpt2-tiny", "caption", "prompt", TASK_CAPTION},
+    {"magic-tiny", "caption", "prompt", TASK_CAPTION},
     {"git-tiny", "caption", "prompt", TASK_CAPTION},
     {"git-tiny", "vqa", "question", TASK_VQA},
 };
@@ -44,6 +45,10 @@ static struct generation_params settings_over(const struct generation_params *ow
     if (json_object_get(settings, "num_beams"))
         params.num_beams = given.num_beams;
     params.n = given.n;
+    if (json_object_get(settings, "top_k"))
+        params.top_k = given.top_k;
+    params.alpha = (float)case_number(settings, "alpha", (double)params.alpha);
+    params.beta = (float)case_number(settings, "beta", (double)params.beta);
     return params;
 }
 
