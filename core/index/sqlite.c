@@ -15,34 +15,45 @@
 #include "core/base/size.h"
 #include "core/index/sqlite_internal.h"
 
-enum { APPLICATION_ID = 0x766C6D64 /* "vlmd" */, SCHEMA_VERSION = 2 };
+enum { APPLICATION_ID = 0x766C6D64 /* "vlmd" */, SCHEMA_VERSION = 3 };
 
 #define MEMORY ":memory:" /* SQLite's name for a database without a file */
 
 /* Keys are AUTOINCREMENT: never used again (invariant 2). */
 #define SCHEMA_ITEMS                                                                               \
     "CREATE TABLE items(key INTEGER PRIMARY KEY AUTOINCREMENT, collection INTEGER NOT NULL,"       \
-    "  id TEXT NOT NULL, metadata TEXT NOT NULL, UNIQUE(collection, id));"                         \
+    "  id TEXT NOT NULL, metadata TEXT NOT NULL, sum INTEGER, UNIQUE(collection, id));"            \
     "CREATE TABLE vectors(key INTEGER PRIMARY KEY, collection INTEGER NOT NULL,"                   \
-    "  vector BLOB NOT NULL);"
+    "  vector BLOB NOT NULL, sum INTEGER);"
 
 static const char schema[] =
     "CREATE TABLE collections(key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
     "  space TEXT NOT NULL, model TEXT NOT NULL, dim INTEGER NOT NULL, metric INTEGER NOT NULL,"
     "  created INTEGER NOT NULL, precision INTEGER NOT NULL DEFAULT 0,"
     "  pictures INTEGER NOT NULL DEFAULT 1);" SCHEMA_ITEMS
-    "CREATE TABLE pictures(key INTEGER PRIMARY KEY, bytes BLOB NOT NULL);";
+    "CREATE TABLE pictures(key INTEGER PRIMARY KEY, bytes BLOB NOT NULL, sum INTEGER);";
 
 /* Format 1 had the vectors among the items, and neither precision nor pictures. */
 static const char from_1[] =
     "ALTER TABLE collections ADD COLUMN precision INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE collections ADD COLUMN pictures INTEGER NOT NULL DEFAULT 1;"
     "ALTER TABLE items RENAME TO items_1;" SCHEMA_ITEMS
-    "INSERT INTO items(key, collection, id, metadata)"
-    "  SELECT key, collection, id, metadata FROM items_1 ORDER BY key;"
-    "INSERT INTO vectors(key, collection, vector)"
-    "  SELECT key, collection, vector FROM items_1 ORDER BY key;"
-    "DROP TABLE items_1;";
+    "INSERT INTO items(key, collection, id, metadata, sum)"
+    "  SELECT key, collection, id, metadata, checksum('items', collection, id, metadata)"
+    "  FROM items_1 ORDER BY key;"
+    "INSERT INTO vectors(key, collection, vector, sum)"
+    "  SELECT key, collection, vector, checksum('vectors', key, collection, vector)"
+    "  FROM items_1 ORDER BY key;"
+    "DROP TABLE items_1;"
+    "ALTER TABLE pictures ADD COLUMN sum INTEGER;";
+
+/* Format 2 had no checksums. Pictures, which may be many gigabytes, go on without. */
+static const char from_2[] =
+    "ALTER TABLE items ADD COLUMN sum INTEGER;"
+    "ALTER TABLE vectors ADD COLUMN sum INTEGER;"
+    "ALTER TABLE pictures ADD COLUMN sum INTEGER;"
+    "UPDATE items SET sum = checksum('items', collection, id, metadata);"
+    "UPDATE vectors SET sum = checksum('vectors', key, collection, vector);";
 
 static const char *const statement_sql[] = {
 #define STATEMENT_SQL(id, sql) sql,
@@ -178,6 +189,8 @@ static enum status open_schema(struct sqlite_store *store, const char *path, str
                                "%s is another program's database; nothing was changed", path);
     if (version == 1)
         return change_format(store, from_1, err);
+    if (version == 2)
+        return change_format(store, from_2, err);
     if (version != SCHEMA_VERSION)
         return error_set_param(err, STATUS_BAD_CONFIG, "store",
                                "%s has format %lld; this version reads formats 1 to %d", path,
@@ -244,6 +257,10 @@ static void *open_database(const char *path, const struct store_options *options
                         store->db ? sqlite3_errmsg(store->db) : "out of memory");
         goto fail;
     }
+    if (!sqlite_add_sums(store->db)) {
+        error_no_memory(err, "the store");
+        goto fail;
+    }
     sqlite3_busy_timeout(store->db, 1000);
     /* The exclusive lock is taken by the first write, so make one. The page size is that of new
      * files; the cache (in KiB) should hold the index of ids of a large collection. */
@@ -259,8 +276,10 @@ static void *open_database(const char *path, const struct store_options *options
         goto fail;
     }
     if (prepare_statements(store, SQL_ROLLBACK + 1, N_SQLITE_STATEMENTS, err) ||
-        sqlite_load(store, err) || sqlite_graphs_start(store, err))
+        sqlite_load(store, err) || sqlite_graphs_start(store, err)) {
+        error_prefix(err, "%s", path);
         goto fail;
+    }
     return store;
 fail:
     sqlite_close(store);

@@ -141,6 +141,27 @@ static enum status load_vectors(struct sqlite_store *store, struct error *err)
     return status;
 }
 
+/* A page of the file that is lost takes items or vectors along without leaving a trace in the other
+ * table. */
+static enum status check_counts(struct sqlite_store *store, struct error *err)
+{
+    sqlite3_stmt *statement = store->statements[SQL_COUNT];
+    size_t n_items = 0, n_vectors = 0;
+    enum status status = STATUS_OK;
+    if (sqlite3_step(statement) == SQLITE_ROW)
+        n_items = (size_t)sqlite3_column_int64(statement, 0);
+    else
+        status = sqlite_error(store, "counting items", err);
+    sqlite3_reset(statement);
+    for (size_t i = 0; i < store->n_shelves; i++)
+        n_vectors += store->shelves[i]->matrix.n;
+    if (!status && n_items != n_vectors)
+        status = error_set(err, STATUS_IO,
+                           "the collections' file is damaged: it has %zu items and %zu vectors",
+                           n_items, n_vectors);
+    return status;
+}
+
 enum status sqlite_load(struct sqlite_store *store, struct error *err)
 {
     sqlite3_stmt *statement = store->statements[SQL_COLLECTIONS];
@@ -153,6 +174,8 @@ enum status sqlite_load(struct sqlite_store *store, struct error *err)
     sqlite3_reset(statement);
     if (!status)
         status = load_vectors(store, err);
+    if (!status)
+        status = check_counts(store, err);
     for (size_t i = 0; !status && i < store->n_shelves; i++)
         sqlite_graph_load(store->shelves[i]);
     return status;

@@ -5,6 +5,7 @@
  *   sqlite_collections.c  collections, and their vectors into memory when the store opens
  *   sqlite_items.c        putting, reading and removing items
  *   sqlite_search.c       search
+ *   sqlite_sum.c          checksums of rows
  *   sqlite_graph.c        the graphs of large collections, built in the background
  *
  * Invariants:
@@ -15,7 +16,10 @@
  *  3. Memory follows the database: a change is published to the matrix after its commit and before
  *     db_mutex is given back, so that who has read a row from the database finds it by searching.
  *     Memory for it is reserved before the commit, so that publishing cannot fail.
- *  4. One process owns the file (locking_mode=EXCLUSIVE), or its matrices would go stale.
+ *  4. Every row that holds a client's data has a checksum of it (`sum`; NULL for pictures from
+ * before format 3). Statements that read data compare it, and fail as those on a damaged page do;
+ *     those that replace or remove a row do not look, so that a damaged item can be put again.
+ *  5. One process owns the file (locking_mode=EXCLUSIVE), or its matrices would go stale.
  *
  * Locks, in this order:
  *   db_mutex     the connection and its statements; held by a change from its first statement until
@@ -35,6 +39,7 @@
 #include "core/index/store_internal.h"
 
 /* clang-format off */
+#define CHECKED_ITEM ", checked(sum, 'items', collection, id, metadata)"
 #define SQLITE_STATEMENTS(S)                                                                       \
     S(BEGIN,       "BEGIN IMMEDIATE")                                                              \
     S(COMMIT,      "COMMIT")                                                                       \
@@ -47,17 +52,25 @@
     S(DROP_PICTURES, "DELETE FROM pictures WHERE key IN (SELECT key FROM items WHERE collection = ?1)") \
     S(DROP_VECTORS, "DELETE FROM vectors WHERE key IN (SELECT key FROM items WHERE collection = ?1)") \
     S(DROP_ITEMS,  "DELETE FROM items WHERE collection = ?1")                                      \
-    S(VECTORS,     "SELECT key, vector, collection FROM vectors ORDER BY key")                     \
-    S(FIND,        "SELECT key, id, metadata FROM items WHERE collection = ?1 AND id = ?2")        \
-    S(BY_KEY,      "SELECT key, id, metadata FROM items WHERE key = ?1")                           \
-    S(SCAN,        "SELECT key, id, metadata FROM items WHERE collection = ?1 AND id > ?2 ORDER BY id LIMIT ?3") \
+    S(COUNT,       "SELECT count(*) FROM items")                                                   \
+    S(VECTORS,     "SELECT key, vector, collection, checked(sum, 'vectors', key, collection, vector)" \
+                   " FROM vectors ORDER BY key")                                                   \
+    S(KEY,         "SELECT key FROM items WHERE collection = ?1 AND id = ?2")                      \
+    S(FIND,        "SELECT key, id, metadata" CHECKED_ITEM " FROM items WHERE collection = ?1 AND id = ?2") \
+    S(BY_KEY,      "SELECT key, id, metadata" CHECKED_ITEM " FROM items WHERE key = ?1")           \
+    S(SCAN,        "SELECT key, id, metadata" CHECKED_ITEM " FROM items WHERE collection = ?1 AND id > ?2" \
+                   " ORDER BY id LIMIT ?3")                                                        \
     /* + keeps it from the index: in the order of keys */                                          \
-    S(METADATA,    "SELECT key, metadata FROM items WHERE key > ?1 AND +collection = ?2 ORDER BY key LIMIT ?3") \
-    S(VECTOR,      "SELECT key, vector FROM vectors WHERE key = ?1")                               \
-    S(PICTURE,     "SELECT bytes FROM pictures WHERE key = ?1")                                    \
-    S(PUT,         "INSERT INTO items(collection, id, metadata) VALUES(?1, ?2, ?3)")               \
-    S(PUT_VECTOR,  "INSERT INTO vectors(key, collection, vector) VALUES(?1, ?2, ?3)")              \
-    S(PUT_PICTURE, "INSERT INTO pictures(key, bytes) VALUES(?1, ?2)")                              \
+    S(METADATA,    "SELECT key, metadata" CHECKED_ITEM " FROM items WHERE key > ?1 AND +collection = ?2" \
+                   " ORDER BY key LIMIT ?3")                                                       \
+    S(VECTOR,      "SELECT key, vector, checked(sum, 'vectors', key, collection, vector)"          \
+                   " FROM vectors WHERE key = ?1")                                                 \
+    S(PICTURE,     "SELECT bytes, checked(sum, 'pictures', key, bytes) FROM pictures WHERE key = ?1") \
+    S(PUT,         "INSERT INTO items(collection, id, metadata, sum)"                              \
+                   " VALUES(?1, ?2, ?3, checksum('items', ?1, ?2, ?3))")                           \
+    S(PUT_VECTOR,  "INSERT INTO vectors(key, collection, vector, sum)"                             \
+                   " VALUES(?1, ?2, ?3, checksum('vectors', ?1, ?2, ?3))")                         \
+    S(PUT_PICTURE, "INSERT INTO pictures(key, bytes, sum) VALUES(?1, ?2, checksum('pictures', ?1, ?2))") \
     S(REMOVE,      "DELETE FROM items WHERE key = ?1")                                             \
     S(REMOVE_VECTOR, "DELETE FROM vectors WHERE key = ?1")                                         \
     S(REMOVE_PICTURE, "DELETE FROM pictures WHERE key = ?1")
@@ -97,6 +110,9 @@ struct sqlite_store {
     struct shelf **shelves; /* [n_shelves], in the order of names */
     size_t n_shelves;
 };
+
+/* sqlite_sum.c: the SQL functions checksum(…) and checked(sum, …). */
+bool sqlite_add_sums(sqlite3 *db);
 
 /* sqlite.c; db_mutex held. */
 enum status sqlite_error(struct sqlite_store *store, const char *doing, struct error *err);

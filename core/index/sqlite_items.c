@@ -15,11 +15,12 @@ struct change {
 /* ---- changes ------------------------------------------------------------------------------------
  */
 
-/* Stands the FIND statement on the item; the caller resets it. *key = 0: there is none. */
-static enum status look_up(struct sqlite_store *store, const struct shelf *shelf, const char *id,
-                           int64_t *key, struct error *err)
+/* Stands KEY, or FIND, on the item; the caller resets it. *key = 0: there is none. */
+static enum status look_up(struct sqlite_store *store, enum sqlite_statement by,
+                           const struct shelf *shelf, const char *id, int64_t *key,
+                           struct error *err)
 {
-    sqlite3_stmt *statement = store->statements[SQL_FIND];
+    sqlite3_stmt *statement = store->statements[by];
     sqlite3_bind_int64(statement, 1, shelf->key);
     sqlite_bind_string(statement, 2, id);
     int rc = sqlite3_step(statement);
@@ -29,10 +30,11 @@ static enum status look_up(struct sqlite_store *store, const struct shelf *shelf
     return STATUS_OK;
 }
 
-static enum status find_item(struct sqlite_store *store, const struct shelf *shelf, const char *id,
-                             int64_t *key, struct error *err)
+static enum status find_item(struct sqlite_store *store, enum sqlite_statement by,
+                             const struct shelf *shelf, const char *id, int64_t *key,
+                             struct error *err)
 {
-    enum status status = look_up(store, shelf, id, key, err);
+    enum status status = look_up(store, by, shelf, id, key, err);
     if (!status && !*key)
         status = error_set_param(err, STATUS_NOT_FOUND, "id", "collection '%s' has no item '%s'",
                                  shelf->info.name, id);
@@ -54,8 +56,8 @@ static enum status remove_row(struct sqlite_store *store, int64_t key, struct er
 static enum status put_one(struct sqlite_store *store, const struct shelf *shelf,
                            const struct item *item, struct change *change, struct error *err)
 {
-    enum status status = look_up(store, shelf, item->id, &change->replaced, err);
-    sqlite3_reset(store->statements[SQL_FIND]);
+    enum status status = look_up(store, SQL_KEY, shelf, item->id, &change->replaced, err);
+    sqlite3_reset(store->statements[SQL_KEY]);
     if (!status && change->replaced)
         status = remove_row(store, change->replaced, err);
     if (status)
@@ -133,8 +135,8 @@ enum status sqlite_remove(void *state, const char *collection, const char *id, s
     int64_t key = 0;
     pthread_mutex_lock(&store->db_mutex);
     struct shelf *shelf = sqlite_find_shelf(store, collection, err);
-    enum status status = shelf ? find_item(store, shelf, id, &key, err) : err->status;
-    sqlite3_reset(store->statements[SQL_FIND]);
+    enum status status = shelf ? find_item(store, SQL_KEY, shelf, id, &key, err) : err->status;
+    sqlite3_reset(store->statements[SQL_KEY]);
     if (!status)
         status = sqlite_run(store, SQL_BEGIN, err);
     if (!status)
@@ -200,7 +202,7 @@ enum status sqlite_item(void *state, const char *collection, const char *id, boo
     int64_t key;
     pthread_mutex_lock(&store->db_mutex);
     struct shelf *shelf = sqlite_find_shelf(store, collection, err);
-    enum status status = shelf ? find_item(store, shelf, id, &key, err) : err->status;
+    enum status status = shelf ? find_item(store, SQL_FIND, shelf, id, &key, err) : err->status;
     if (!status) {
         struct stored_item *item = malloc(sizeof *item);
         status = item ? sqlite_copy_row(store, shelf, store->statements[SQL_FIND], with_vector,
@@ -238,7 +240,7 @@ enum status sqlite_blob(void *state, const char *collection, const char *id, voi
     int64_t key = 0;
     pthread_mutex_lock(&store->db_mutex);
     struct shelf *shelf = sqlite_find_shelf(store, collection, err);
-    enum status status = shelf ? find_item(store, shelf, id, &key, err) : err->status;
+    enum status status = shelf ? find_item(store, SQL_KEY, shelf, id, &key, err) : err->status;
     sqlite3_stmt *statement = store->statements[SQL_PICTURE];
     if (!status) {
         sqlite3_bind_int64(statement, 1, key);
@@ -252,7 +254,7 @@ enum status sqlite_blob(void *state, const char *collection, const char *id, voi
             status = sqlite_error(store, "reading a picture", err);
     }
     sqlite3_reset(statement);
-    sqlite3_reset(store->statements[SQL_FIND]);
+    sqlite3_reset(store->statements[SQL_KEY]);
     pthread_mutex_unlock(&store->db_mutex);
     return status;
 }

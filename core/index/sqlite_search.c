@@ -348,7 +348,7 @@ static enum status wanted_keys(struct sqlite_store *store, int64_t collection, c
         for (n = 0; !status && (rc = sqlite3_step(statement)) == SQLITE_ROW; n++) {
             const char *metadata = (const char *)sqlite3_column_text(statement, 1);
             after = sqlite3_column_int64(statement, 0);
-            if (!strcmp(metadata, "{}") ? wants_empty : wants(filter, metadata))
+            if (metadata && !strcmp(metadata, "{}") ? wants_empty : wants(filter, metadata))
                 status = add_key(keys, after, err);
         }
         if (!status && rc != SQLITE_DONE)

@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import sqlite3
+import subprocess
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from harness import DATA, Server, run
 CLIP = {"clip": "clip-tiny"}
 LINES = {"Content-Type": "application/x-ndjson"}
 DIM = 64
+DAMAGES = int(os.environ.get("VLMD_DAMAGES", "24"))
 ROUNDS = int(os.environ.get("VLMD_KILL_ROUNDS", "4"))
 
 
@@ -124,6 +126,116 @@ class Faults(unittest.TestCase):
         server = self.serve()
         self.assertEqual(len(self.exported(server)), 6000)
         server.stop()
+
+    @unittest.skipUnless(os.geteuid() == 0, "only root mounts a small filesystem")
+    def test_a_disk_that_is_really_full(self):
+        """A filesystem of a few MB: what is acknowledged stays, the rest is refused with 507, and room makes it go on."""
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", self.directory], capture_output=True, text=True)
+        if mounted.returncode:
+            self.skipTest("mount: " + mounted.stderr.strip())
+        self.addCleanup(subprocess.run, ["umount", "-l", self.directory], check=True)
+        server = self.serve()
+        server.request("PUT", "/v1/collections/v", {"dimensions": DIM, "metric": "dot"})
+        ballast = os.path.join(self.directory, "ballast")
+        with open(ballast, "wb") as file:
+            file.write(bytes(2 << 20))
+        kept, statuses = set(), set()
+        for first in range(0, 20000, 500):
+            body = "".join(json.dumps(item(i)) + "\n" for i in range(first, first + 500))
+            reply = server.post("/v1/collections/v/items", body, LINES)
+            statuses.add(reply.status)
+            rows = [json.loads(text) for text in reply.body.splitlines()]
+            kept |= {row["id"] for row in rows if row.get("ok")}
+            if reply.status != 200:
+                self.assertEqual((reply.status, rows[-1]["error"]["code"]), (507, "no_space"), reply.body[:300])
+        self.assertEqual(statuses, {200, 507})
+        self.assertEqual(os.statvfs(self.directory).f_bavail < 64, True)
+        reply = server.post("/v1/collections/v/items", {"items": [item(i) for i in range(30000, 30500)]})
+        self.assertEqual((reply.status, reply.error["code"]), (507, "no_space"))
+        self.assertEqual(set(self.exported(server)), kept)
+        self.assertEqual(server.post("/v1/collections/v/search", {"vector": vector(5)}).status, 200)
+        # Killed while it is full: the next start has no room, either, and yet everything that was acknowledged.
+        server.process.kill()
+        server.stop()
+        server = self.serve()
+        self.assertEqual(set(self.exported(server)), kept)
+        os.remove(ballast)
+        more = [item(i) for i in range(40000, 40100)]
+        self.assertEqual(server.post("/v1/collections/v/items", {"items": more}).json["added"], 100)
+        self.assertEqual(set(self.exported(server)), kept | {row["id"] for row in more})
+        self.assertEqual(server.stop(), 0)
+
+    def answers(self):
+        """What a server says of a file that may be damaged: None where it refuses to start, else {id: item} of what it gives whole,
+        and how many requests failed. Nothing but 200, 404 and a clear 500 may come, and it stays ready."""
+        server = Server(CLIP, wait=False, store=f"sqlite:{self.path}")
+        line = server.process.stdout.readline()
+        if " ready on http://" not in line:
+            self.assertEqual(server.process.wait(60), 1, server.log())
+            self.assertRegex(server.log(), "damaged|no database|database disk image|another program|holds a vector|has format|dimensions")
+            server.process.stdout.close()
+            return None, 0
+        host, port = line.split(" ready on http://")[1].split()[0].rsplit(":", 1)
+        server.address = (host, int(port))
+        there, failed = {}, 0
+        for i in range(0, 400, 7):
+            reply = server.get(f"/v1/collections/v/items/i{i}?vector=true")
+            self.assertIn(reply.status, (200, 500), reply.body[:300])
+            if reply.status == 200:
+                there[i] = reply.json
+            else:
+                self.assertRegex(reply.error["message"], "damaged")
+                failed += 1
+            found = server.post("/v1/collections/v/search", {"vector": vector(i), "top_k": 3, "filter": {"n": {"gte": i}}})
+            self.assertIn(found.status, (200, 500), found.body[:300])
+            failed += found.status == 500
+            if found.status == 200:
+                self.assertEqual(found.json["results"][0]["metadata"]["n"] >= i, True)
+        self.assertEqual(server.get("/readyz").status, 200)
+        self.assertEqual(server.stop(), 0, server.log())
+        return there, failed
+
+    def test_damaged_pages(self):
+        """Bytes of the file flipped, pages zeroed or swapped, its end cut off: refused, or an error for what is touched; never a
+        crash, and never another answer than before."""
+        server = self.serve()
+        server.request("PUT", "/v1/collections/v", {"dimensions": DIM, "metric": "dot"})
+        self.assertEqual(server.post("/v1/collections/v/items", {"items": [item(i) for i in range(400)]}).json["added"], 400)
+        server.stop()
+        with open(self.path, "rb") as file:
+            whole = file.read()
+        page, source, refused, failures = 16384, random.Random(5), 0, 0
+        want, failed = self.answers()
+        self.assertEqual((len(want), failed), (58, 0))
+        for round in range(DAMAGES):
+            data = bytearray(whole)
+            kind = round % 4
+            first = source.randrange(1, len(data) // page) * page  # the head is another test's
+            if kind == 0:
+                data[source.randrange(first, first + page)] ^= 1 << source.randrange(8)
+            elif kind == 1:
+                for _ in range(20):
+                    data[source.randrange(first, first + page)] = source.randrange(256)
+            elif kind == 2:
+                other = source.randrange(1, len(data) // page) * page
+                data[first:first + page] = data[other:other + page]
+            else:
+                del data[first + source.randrange(page):]
+            for name in os.listdir(self.directory):
+                os.remove(os.path.join(self.directory, name))
+            with open(self.path, "wb") as file:
+                file.write(data)
+            there, failed = self.answers()
+            if there is None:
+                refused += 1
+                continue
+            failures += failed
+            for i, row in there.items():
+                self.assertEqual(row, {**want[i], "timings": row.get("timings")} if "timings" in row else want[i])
+            if not failed:  # not noticed at all: then nothing that a client can see is different
+                self.assertEqual(len(there), len(want))
+        print(f"{DAMAGES} damages: {refused} files refused, {failures} requests failed")
+        self.assertGreater(refused + failures, DAMAGES // 4)
 
     def refused(self, *words):
         status, out, err = run("serve", "--listen", "127.0.0.1:0", "--store", f"sqlite:{self.path}", "--model",

@@ -304,6 +304,60 @@ START_TEST(format_1_is_brought_up_to_date)
 }
 END_TEST
 
+static void on_file(const char *sql)
+{
+    sqlite3 *db;
+    ck_assert_int_eq(sqlite3_open(store_path, &db), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+/* Format 2 is the present one without sums. */
+START_TEST(format_2_gets_checksums)
+{
+    const float a[] = {0.6f, 0.8f};
+    struct store *store = open_with("c", 2);
+    ck_assert_int_eq(put(store, "a", a, "{\"k\":1}"), STATUS_OK);
+    store_close(store);
+    on_file("ALTER TABLE items DROP COLUMN sum; ALTER TABLE vectors DROP COLUMN sum;"
+            "ALTER TABLE pictures DROP COLUMN sum; PRAGMA user_version = 2");
+    store = store_open(&(struct store_options){.uri = store_uri}, &err);
+    ck_assert_msg(store != NULL, "%s", err.message);
+    struct stored_item *item;
+    ck_assert_int_eq(store_item(store, "c", "a", true, &item, &err), STATUS_OK);
+    ck_assert_mem_eq(item->vector, a, sizeof a);
+    stored_items_free(item, 1);
+    store_close(store);
+    on_file("UPDATE vectors SET vector = x'0000803F00000000'");
+    ck_assert_ptr_null(store_open(&(struct store_options){.uri = store_uri}, &err));
+    ck_assert_ptr_nonnull(strstr(err.message, "row 1 of table vectors does not fit its checksum"));
+}
+END_TEST
+
+START_TEST(a_changed_row_is_told_and_can_be_put_again)
+{
+    const float a[] = {0.6f, 0.8f};
+    struct stored_item *item;
+    struct search search = {.vectors = a, .n_queries = 1, .dim = 2, .top_k = 1, .min_score = -1};
+    struct found found;
+    struct store *store = open_with("c", 2);
+    ck_assert_int_eq(put(store, "a", a, "{\"k\":1}"), STATUS_OK);
+    store_close(store);
+    on_file("UPDATE items SET metadata = '{\"k\":2}'");
+    store = store_open(&(struct store_options){.uri = store_uri}, &err);
+    ck_assert_msg(store != NULL, "%s", err.message);
+    ck_assert_int_eq(store_item(store, "c", "a", false, &item, &err), STATUS_IO);
+    ck_assert_ptr_nonnull(strstr(err.message, "item 'a' does not fit its checksum"));
+    ck_assert_int_eq(store_search(store, "c", &search, &found, &err), STATUS_IO);
+    ck_assert_int_eq(put(store, "a", a, "{\"k\":3}"), STATUS_OK);
+    ck_assert_int_eq(store_item(store, "c", "a", false, &item, &err), STATUS_OK);
+    ck_assert_str_eq(item->metadata, "{\"k\":3}");
+    stored_items_free(item, 1);
+    ck_assert_int_eq(store_remove(store, "c", "a", &err), STATUS_OK);
+    store_close(store);
+}
+END_TEST
+
 START_TEST(collections_without_pictures_drop_them)
 {
     struct store *store = store_open(&(struct store_options){.uri = store_uri}, &err);
@@ -427,6 +481,8 @@ static void add_sqlite(TCase *tcase)
 {
     tcase_add_test(tcase, foreign_and_damaged_files_are_refused_unchanged);
     tcase_add_test(tcase, format_1_is_brought_up_to_date);
+    tcase_add_test(tcase, format_2_gets_checksums);
+    tcase_add_test(tcase, a_changed_row_is_told_and_can_be_put_again);
     tcase_add_test(tcase, a_second_process_is_told);
     tcase_add_test(tcase, matrix_stays_right_under_random_changes);
 }
