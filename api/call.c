@@ -466,7 +466,7 @@ enum status call_admit(struct call *call, size_t n_items, const char *param, str
         return error_set_param(err, STATUS_OUT_OF_RANGE, param,
                                "'%s' holds %zu entries; at most %zu are allowed", param, n_items,
                                max);
-    return call->lane ? lane_check_room(call->lane, n_items, err) : STATUS_OK;
+    return call->lane ? lane_check_room(call->lane, n_items, call->deadline_ns, err) : STATUS_OK;
 }
 
 enum status call_picture_bytes(struct call *call, const struct picture *picture, struct span *out,

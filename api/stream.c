@@ -64,6 +64,7 @@ void stream_take_token(struct job *job, struct work *work, const struct new_toke
             memcpy(stream->top + i * work->n_top, token->top, work->n_top * sizeof *stream->top);
         stream->n_ids++;
     }
+    stream->cached = work->cached;
     bool wakes = call->parked;
     call->parked = false;
     pthread_mutex_unlock(&call->lock);
@@ -73,6 +74,19 @@ void stream_take_token(struct job *job, struct work *work, const struct new_toke
 
 /* ---- events out ---------------------------------------------------------------------------------
  */
+
+/* As call_finish() has it for whole replies; before the job's end its first token tells. */
+static void put_cache_header(struct call *call)
+{
+    struct stream *stream = &call->stream;
+    pthread_mutex_lock(&call->lock);
+    bool has_tokens = stream->n_ids > 0, cached = stream->cached;
+    pthread_mutex_unlock(&call->lock);
+    if (!has_tokens)
+        cached = call->n_pictures > 0 && call->n_cached == call->n_pictures;
+    if (has_tokens || call->n_pictures)
+        reply_header(&call->reply, "X-Cache", "%s", cached ? "hit" : "miss");
+}
 
 /* Queues head, data and tail for the client. */
 static enum status queue(struct call *call, const char *type, const char *head, const char *data,
@@ -84,6 +98,8 @@ static enum status queue(struct call *call, const char *type, const char *head, 
         call->reply.content_type = type;
         reply_header(&call->reply, "Cache-Control", "no-cache");
         reply_header(&call->reply, "X-Accel-Buffering", "no"); /* proxies: pass it on at once */
+        if (!stream->is_source)
+            put_cache_header(call);
     }
     pthread_mutex_lock(&call->lock);
     struct buffer *out = &stream->out;

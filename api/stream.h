@@ -48,6 +48,7 @@ struct stream {
 
     /* Under the call's lock. */
     size_t n_ids;
+    bool cached; /* with the first token: the picture was known */
     struct buffer out;
     size_t n_read;  /* bytes of out */
     bool is_source; /* the bytes are the endpoint's (more), not events */

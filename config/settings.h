@@ -37,7 +37,7 @@
     SETTING(number, http_threads,       "1",    "threads that read and write sockets") \
     SETTING(number, max_batch,          "32",   "most items in one forward pass") \
     SETTING(number, batch_wait_us,      "0",    "how long an idle model waits for company before a pass, in microseconds") \
-    SETTING(number, max_queue,          "256",  "items that may wait per model; more are refused") \
+    SETTING(number, max_queue,          "1024", "items that may wait per model; more are refused") \
     SETTING(number, max_sequences,      "64",   "generations under way at once per model, beams counted") \
     SETTING(number, prefill_chunk,      "128",  "tokens of new prompts that run between two tokens of texts being written; 0 = whole prompts") \
     SETTING(number, kv_cache_mb,        "1024",  "memory for the caches of running generations, per model, in MiB") \

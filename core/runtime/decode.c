@@ -238,6 +238,7 @@ static void begin(struct lane *lane, struct work_state *state, size_t item)
         return;
     }
 
+    state->work->cached = state->work->n_images > 0 && !state->missed; /* a stream tells at once */
     struct token_sink sink = {emit_token, state};
     bool done = false;
     enum status status =

@@ -250,7 +250,7 @@ void work_finish(struct lane *lane, struct work_state *state)
     work->cached = work->n_images > 0 && !state->missed && !work->error.status;
     work->lane_state = NULL;
     count_result(lane, work->error.status);
-    lane->n_finished++;
+    lane->n_finished += !work->error.status; /* what was dropped tells nothing of the pace */
     if (--state->job->n_left == 0)
         finish_job(lane, state->job);
 }

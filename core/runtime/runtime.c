@@ -11,10 +11,12 @@
 
 enum {
     DEFAULT_MAX_BATCH = 32,
-    DEFAULT_MAX_QUEUE = 256,
+    DEFAULT_MAX_QUEUE = 1024,
     DEFAULT_MAX_SEQUENCES = 64,
     RETRY_AFTER_S_MAX = 60,
 };
+/* Of the time that a request has left, how much may be spent before it is done, as things look. */
+static const double TIME_SHARE = 0.5;
 static const size_t DEFAULT_KV_CACHE_BYTES = (size_t)512 << 20;
 
 /* ---- registry -----------------------------------------------------------------------------------
@@ -197,10 +199,33 @@ static enum status draining(struct error *err)
     return error_set(err, STATUS_DRAINING, "the server is shutting down and takes no new work");
 }
 
-enum status lane_check_room(struct lane *lane, size_t n_items, struct error *err)
+/* Behind a queue that lasts longer than the request does it would only be computed in part, or not
+ * at all, and in the place of one that could still be answered. */
+static enum status check_time(struct lane *lane, size_t n, uint64_t deadline_ns, struct error *err)
+{
+    double rate = atomic_load(&lane->works_per_second);
+    size_t depth = atomic_load(&lane->stats.queue_depth);
+    uint64_t now = clock_ns();
+    if (!deadline_ns || now >= deadline_ns || !depth || !(rate > 0))
+        return STATUS_OK;
+    double left = (double)(deadline_ns - now) * 1e-9;
+    double wait = (double)(depth + atomic_load(&lane->stats.running) + n) / rate;
+    if (wait <= TIME_SHARE * left)
+        return STATUS_OK;
+    atomic_fetch_add(&lane->stats.refused, 1);
+    return error_set(err, STATUS_QUEUE_FULL,
+                     "the queue of model '%s' has %zu items and takes about %.1f seconds; this "
+                     "request has %.1f left",
+                     lane->model->name, depth, wait, left);
+}
+
+enum status lane_check_room(struct lane *lane, size_t n_items, uint64_t deadline_ns,
+                            struct error *err)
 {
     if (atomic_load(&lane->runtime->draining))
         return draining(err);
+    if (check_time(lane, n_items, deadline_ns, err))
+        return err->status;
     size_t max = lane->runtime->options.max_queue, depth = atomic_load(&lane->stats.queue_depth);
     if (n_items > max || depth > max - n_items) {
         atomic_fetch_add(&lane->stats.refused, 1);
@@ -311,7 +336,9 @@ enum status runtime_submit(struct lane *lane, struct job *job, struct error *err
         status = draining(err);
         goto refused;
     }
-    status = take_places(lane, job->n_works, err);
+    status = check_time(lane, job->n_works, job->deadline_ns, err);
+    if (!status)
+        status = take_places(lane, job->n_works, err);
     if (status)
         goto refused;
     job->submitted_ns = clock_ns();

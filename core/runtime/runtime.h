@@ -88,9 +88,11 @@ struct pool *runtime_pool(const struct runtime *runtime);
  * depth), STATUS_DRAINING. On failure the job stays the caller's and done is not called. */
 enum status runtime_submit(struct lane *lane, struct job *job, struct error *err);
 
-/* STATUS_QUEUE_FULL (as runtime_submit would give it) when n_items more would not fit now,
- * STATUS_DRAINING: what admission asks before a picture is decoded. */
-enum status lane_check_room(struct lane *lane, size_t n_items, struct error *err);
+/* STATUS_QUEUE_FULL (as runtime_submit would give it) when n_items more would not fit now, or would
+ * wait past their deadline (0 = none) at the rate measured; STATUS_DRAINING: what admission asks
+ * before a picture is decoded. */
+enum status lane_check_room(struct lane *lane, size_t n_items, uint64_t deadline_ns,
+                            struct error *err);
 
 /* How many items would fit into the queue now. */
 size_t lane_room(const struct lane *lane);

@@ -178,6 +178,12 @@ class Captions(StreamTest):
             for key in ("caption", "finish_reason", "model"):
                 self.assertEqual(last[key], whole[key])
 
+    def test_the_cache_is_told_of(self):
+        for fields in ({}, {"num_beams": 2}):
+            request = {"image": image_b64("wide_200x150.jpg"), "model": "captioner" if fields else "long", "max_tokens": 8, **fields}
+            said = [self.stream("/v1/caption", request)[0]["x-cache"] for _ in range(2)]
+            self.assertEqual(said, ["miss", "hit"], fields)
+
     def test_characters_are_never_cut(self):
         request = {"image": image_b64(), "model": "long", "temperature": 10, "min_tokens": 900, "max_tokens": 900}
         several = 0

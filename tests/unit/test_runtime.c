@@ -477,6 +477,50 @@ END_TEST
 /* ---- admission, drain, health -------------------------------------------------------------------
  */
 
+START_TEST(runtime_refuses_what_would_wait_past_its_deadline)
+{
+    struct fake fake = {.hold = true};
+    struct runtime *runtime = fake_runtime(roomy);
+    struct lane *lane = fake_lane(runtime, "fake", &fake);
+    struct waiter waiter;
+    waiter_init(&waiter);
+    struct error err = {0};
+    struct job *jobs[6];
+    for (int i = 0; i < 6; i++) {
+        jobs[i] = fake_job(&waiter, TASK_EMBED, WORK_ENCODE, 1);
+        fake_image(&jobs[i]->works[0], i + 1);
+    }
+    /* One item in a tenth of a second or more: that is the pace, as the lane knows it then. */
+    for (int i = 0; i < 2; i++) {
+        atomic_store(&fake.hold, true);
+        submit(lane, i ? jobs[5] : jobs[0]);
+        wait_inside(&fake);
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+        atomic_store(&fake.hold, false);
+        waiter_wait(&waiter, i + 1);
+    }
+    atomic_store(&fake.hold, true);
+    submit(lane, jobs[1]);
+    wait_inside(&fake);
+    /* Nobody waits: whoever comes next is tried, however little time it has. */
+    ck_assert_int_eq(lane_check_room(lane, 1, clock_ns() + 50000000, &err), STATUS_OK);
+    submit(lane, jobs[2]);
+    ck_assert_int_eq(lane_check_room(lane, 1, clock_ns() + 50000000, &err), STATUS_QUEUE_FULL);
+    ck_assert_ptr_nonnull(strstr(err.message, "seconds"));
+    ck_assert_int_eq(lane_check_room(lane, 1, clock_ns() + 3600000000000u, &err), STATUS_OK);
+    ck_assert_int_eq(lane_check_room(lane, 1, 0, &err), STATUS_OK);
+    jobs[3]->deadline_ns = clock_ns() + 50000000;
+    ck_assert_int_eq(runtime_submit(lane, jobs[3], &err), STATUS_QUEUE_FULL);
+    jobs[4]->deadline_ns = clock_ns() + 3600000000000u;
+    submit(lane, jobs[4]);
+    atomic_store(&fake.hold, false);
+    waiter_wait(&waiter, 5);
+    for (int i = 0; i < 6; i++)
+        job_free(jobs[i]);
+    runtime_free(runtime);
+}
+END_TEST
+
 START_TEST(runtime_refuses_at_once_when_the_queue_is_full)
 {
     struct fake fake = {.hold = true};
@@ -493,8 +537,8 @@ START_TEST(runtime_refuses_at_once_when_the_queue_is_full)
     wait_inside(&fake);
     struct job *three = fake_job(&waiter, TASK_EMBED, WORK_ENCODE, 3);
     submit(lane, three);
-    ck_assert_int_eq(lane_check_room(lane, 1, &err), STATUS_OK);
-    ck_assert_int_eq(lane_check_room(lane, 2, &err), STATUS_QUEUE_FULL);
+    ck_assert_int_eq(lane_check_room(lane, 1, 0, &err), STATUS_OK);
+    ck_assert_int_eq(lane_check_room(lane, 2, 0, &err), STATUS_QUEUE_FULL);
     struct job *two = fake_job(&waiter, TASK_EMBED, WORK_ENCODE, 2);
     ck_assert_int_eq(runtime_submit(lane, two, &err), STATUS_QUEUE_FULL);
     ck_assert_ptr_nonnull(strstr(err.message, "3 of 4"));
@@ -533,7 +577,7 @@ START_TEST(runtime_drains_what_it_has_and_takes_no_more)
     struct error err = {0};
     struct job *more = fake_caption(&waiter, lane_model(lane), 9, 3, 5);
     ck_assert_int_eq(runtime_submit(lane, more, &err), STATUS_DRAINING);
-    ck_assert_int_eq(lane_check_room(lane, 1, &err), STATUS_DRAINING);
+    ck_assert_int_eq(lane_check_room(lane, 1, 0, &err), STATUS_DRAINING);
     atomic_store(&fake.hold, false);
     waiter_wait(&waiter, 3);
     for (int i = 0; i < 3; i++)
@@ -728,6 +772,7 @@ int main(void)
     tcase_add_test(tcase, runtime_survives_passes_that_are_too_large_for_memory);
     tcase_add_test(tcase, runtime_drops_cancelled_and_expired_works);
     tcase_add_test(tcase, runtime_refuses_at_once_when_the_queue_is_full);
+    tcase_add_test(tcase, runtime_refuses_what_would_wait_past_its_deadline);
     tcase_add_test(tcase, runtime_drains_what_it_has_and_takes_no_more);
     tcase_add_test(tcase, runtime_ends_what_is_left_when_freed);
     tcase_add_test(tcase, runtime_unloads_an_unused_model_and_brings_it_back);
