@@ -40,6 +40,10 @@ static const struct field common_fields[] = {
 
 static const struct field model_fields[] = {
     {"model", FIELD_STRING, .help = "the model to use; default: the server's for this task"},
+    {"priority", FIELD_STRING,
+     .help = "interactive, or batch: after those that are interactive, though they leave it its "
+             "share; default: batch where there are several items",
+     .schema = "'enum': ['interactive', 'batch']"},
     {NULL},
 };
 
@@ -211,6 +215,20 @@ enum status call_check_alive(struct call *call, struct error *err)
     return STATUS_OK;
 }
 
+static enum status read_priority(struct call *call, struct error *err)
+{
+    const char *name = form_string(&call->form, "priority", NULL).data;
+    if (!name)
+        return STATUS_OK;
+    bool is_batch = !strcmp(name, "batch");
+    if (!is_batch && strcmp(name, "interactive"))
+        return error_set_param(err, STATUS_OUT_OF_RANGE, "priority",
+                               "'priority' must be interactive or batch, not '%.64s'", name);
+    call->has_priority = true;
+    call->priority = is_batch ? PRIORITY_BATCH : PRIORITY_INTERACTIVE;
+    return STATUS_OK;
+}
+
 static enum status start(struct call *call, struct error *err)
 {
     const struct endpoint *endpoint = call->endpoint;
@@ -228,6 +246,8 @@ static enum status start(struct call *call, struct error *err)
     enum status status = form_parse(&call->form, &call->arena, &request, err);
     if (!status)
         limit_time(call, (uint64_t)form_integer(&call->form, "timeout_ms", 0));
+    if (!status && endpoint->uses_model)
+        status = read_priority(call, err);
     if (!status && endpoint->uses_model)
         status =
             call_use_model(call, form_string(&call->form, "model", NULL).data, endpoint->task, err);
@@ -567,7 +587,9 @@ struct job *call_job(struct call *call, enum task task, size_t n_works, struct e
         error_no_memory(err, "a job");
         return NULL;
     }
-    job->priority = n_works > 1 ? PRIORITY_BATCH : PRIORITY_INTERACTIVE;
+    job->priority = call->has_priority ? call->priority
+                    : n_works > 1      ? PRIORITY_BATCH
+                                       : PRIORITY_INTERACTIVE;
     job->deadline_ns = call->deadline_ns;
     job->done = on_done;
     job->context = call;

@@ -81,6 +81,8 @@ struct call {
     struct form form;
     struct lane *lane;         /* whose model answers; NULL = none */
     const struct model *model; /* lane_model(lane) */
+    bool has_priority;         /* the request says which */
+    enum priority priority;
     uint64_t deadline_ns;
     struct json_writer out;  /* inside the reply's object */
     struct job *job;         /* in finish(): the job that is done */

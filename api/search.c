@@ -299,7 +299,8 @@ static enum status submit_rerank(struct call *call, struct error *err)
         return STATUS_OK;
     }
     job->n_works = ready;
-    job->priority = PRIORITY_INTERACTIVE;
+    if (!call->has_priority)
+        job->priority = PRIORITY_INTERACTIVE;
     call->stage = STAGE_RERANK;
     call_submit(call, job);
     return STATUS_OK;

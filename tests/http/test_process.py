@@ -103,6 +103,32 @@ class Overload(ServerTest):
         self.assertEqual(self.server.post("/v1/caption", {"image": image_b64()}).status, 200)
 
 
+class Priorities(ServerTest):
+    models = {"captioner": "blip-caption-tiny"}
+    settings = {"max_batch": 8, "max_sequences": 8, "prefill_chunk": 0}
+
+    def test_interactive_ones_come_first_and_batches_have_their_share(self):
+        n = 24
+        order, lock = [], threading.Lock()
+
+        def one(i):
+            priority = "batch" if i < n else "interactive"
+            if i >= n:
+                wait_until(lambda: self.server.metric("vlmd_queue_depth") > n // 2 or order, "the batch waits")
+            self.assertEqual(self.server.post("/v1/caption", {**SLOW, "priority": priority}).status, 200)
+            with lock:
+                order.append(priority)
+
+        together(n + 4, one)
+        self.assertEqual(order.count("interactive"), 4)
+        last = max(i for i, priority in enumerate(order) if priority == "interactive")
+        self.assertLess(last, len(order) - n // 4, order)
+
+    def test_it_is_one_of_two(self):
+        reply = self.server.post("/v1/caption", {"image": image_b64(), "priority": "urgent"})
+        self.fails(reply, 400, "out_of_range", "priority", words="interactive or batch")
+
+
 class Clients(ServerTest):
     models = {"captioner": "blip-caption-tiny"}
     settings = {"body_timeout_s": 2}
