@@ -58,9 +58,7 @@ bool model_options_parse_dtype(struct model_options *options, const char *text)
     return options->dtype_is_auto || weight_form_parse(text, &options->dtype);
 }
 
-/* The form that `auto` stands for: exact, but for checkpoints stored in 16 bits whose f32 copy would
- * take gigabytes. Those compute in bf16 where the engine gains by it. */
-static enum weight_form own_form(const struct tensor_set *tensors)
+enum weight_form model_auto_form(const struct tensor_set *tensors)
 {
     enum { WIDENED_BYTES_MAX = 1 << 30 }; /* as stored */
     size_t wide = 0, narrow = 0;
@@ -94,7 +92,7 @@ static enum status load(struct model *model, const char *directory,
     enum status status = generation_params_load(model->checkpoint, &model->generation, err);
     if (!status)
         status = open_tokenizer(model->checkpoint, &model->tokenizer, err);
-    model->dtype = options->dtype_is_auto ? own_form(tensors) : options->dtype;
+    model->dtype = options->dtype_is_auto ? model_auto_form(tensors) : options->dtype;
     if (model->dtype != WEIGHT_F32 && options->cache_folder &&
         tensor_set_bytes(tensors) >= options->cache_bytes_min)
         model->cache = weight_cache_open(options->cache_folder, directory, tensors, model->dtype,

@@ -278,6 +278,9 @@ struct model_options {
 };
 struct model *model_open_as(const char *name, const char *directory,
                             const struct model_options *options, struct error *err);
+/* What `auto` stands for: exact, but for checkpoints stored in 16 bits whose f32 copy would take
+ * gigabytes. Those compute in bf16 where the engine gains by it. */
+enum weight_form model_auto_form(const struct tensor_set *tensors);
 /* "auto", "f32", "bf16", "int8" or "int4". */
 bool model_options_parse_dtype(struct model_options *options, const char *text);
 

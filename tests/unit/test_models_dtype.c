@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/weights/binder.h"
 #include "model_golden.h"
@@ -204,6 +205,58 @@ START_TEST(auto_is_exact_for_small_checkpoints)
 }
 END_TEST
 
+/* A file of weights in a directory of its own: the header and a hole as long as `bytes`. */
+static struct tensor_set *open_hollow(const char *header, size_t bytes)
+{
+    char directory[] = "/tmp/vlmd-test-XXXXXX", path[sizeof directory + 20];
+    struct error err = {0};
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    FILE *file = fopen(path, "wb");
+    ck_assert_ptr_nonnull(file);
+    uint64_t length = strlen(header);
+    ck_assert(fwrite(&length, sizeof length, 1, file) == 1 && fputs(header, file) >= 0);
+    ck_assert_int_eq(fclose(file), 0);
+    ck_assert_int_eq(truncate(path, (off_t)(sizeof length + length + bytes)), 0);
+    struct tensor_set *set = tensor_set_open(directory, "model.safetensors", &err);
+    unlink(path);
+    rmdir(directory);
+    ck_assert_msg(set != NULL, "%s", err.message);
+    return set;
+}
+
+/* bf16 for more than 1 GiB stored in 16 bits, unless more is stored in f32 or the chip is no faster
+ * in it. */
+START_TEST(auto_is_bf16_for_large_16_bit_checkpoints)
+{
+    static const struct {
+        const char *dtype;
+        size_t narrow, f32; /* elements */
+        bool is_large;
+    } rows[] = {
+        {"BF16", (1 << 29) + 1, 1000, true}, {"F16", (1 << 29) + 1, 1000, true},
+        {"BF16", 1 << 29, 1000, false},      {"F16", 1 << 29, 0, false},
+        {"BF16", 1 << 30, 1 << 28, true},    {"BF16", (1 << 29) + 2, (1 << 28) + 2, false},
+        {"F32", 1 << 29, 0, false},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        size_t narrow = rows[i].narrow * (strcmp(rows[i].dtype, "F32") == 0 ? 4 : 2);
+        size_t end = narrow + rows[i].f32 * 4;
+        char header[300];
+        snprintf(header, sizeof header,
+                 "{\"a\":{\"dtype\":\"%s\",\"shape\":[%zu],\"data_offsets\":[0,%zu]},"
+                 "\"b\":{\"dtype\":\"F32\",\"shape\":[%zu],\"data_offsets\":[%zu,%zu]}}",
+                 rows[i].dtype, rows[i].narrow, narrow, rows[i].f32, narrow, end);
+        struct tensor_set *set = open_hollow(header, end);
+        enum weight_form want =
+            rows[i].is_large && nn_engine_is_fast(WEIGHT_BF16) ? WEIGHT_BF16 : WEIGHT_F32;
+        ck_assert_msg(model_auto_form(set) == want, "row %zu: %s", i,
+                      weight_form_name(model_auto_form(set)));
+        tensor_set_close(set);
+    }
+}
+END_TEST
+
 int main(void)
 {
     int n_failed = 0;
@@ -218,6 +271,7 @@ int main(void)
         tcase_add_loop_test(tcase, outputs_stay_near_the_reference_s, 0, N_CHECKPOINTS);
         tcase_add_loop_test(tcase, scores_stay_near_those_of_f32, 0, N_SCORERS);
         tcase_add_test(tcase, auto_is_exact_for_small_checkpoints);
+        tcase_add_test(tcase, auto_is_bf16_for_large_16_bit_checkpoints);
         suite_add_tcase(suite, tcase);
         SRunner *runner = srunner_create(suite);
         srunner_set_fork_status(runner, CK_NOFORK);
