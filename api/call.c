@@ -43,7 +43,7 @@ static const struct field model_fields[] = {
     {"priority", FIELD_STRING,
      .help = "interactive, or batch: after those that are interactive, though they leave it its "
              "share; default: batch where there are several items",
-     .schema = "'enum': ['interactive', 'batch']"},
+     .schema = "'enum': ['interactive', 'batch', null]"},
     {NULL},
 };
 
