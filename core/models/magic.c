@@ -42,6 +42,7 @@ enum {
     CANDIDATES_MAX = 256,
     TEXT_TOKENS_MAX = 60, /* that CLIP reads */
     TEXT_BYTES_MAX = 1 << 16,
+    TEXTS_AT_ONCE = 64, /* that CLIP reads: what a pass of it takes does not grow with a batch */
     VOCABULARY_MAX = 1 << 24,
 };
 static const float OTHERS = -10000; /* what tokens that are no candidates are below them */
@@ -283,35 +284,48 @@ static enum status text_with(const struct model *model, const struct sequence *s
     return status;
 }
 
-/* What CLIP thinks of a sequence with each of k candidates: probabilities out[k]. */
-static enum status look(const struct model *model, const struct compute *compute,
-                        const struct sequence *sequence, const struct candidate *candidates,
-                        size_t k, float *out, struct error *err)
+/* scale · cosine of the picture and each of k ≤ TEXTS_AT_ONCE candidates' texts. */
+static enum status look_at(const struct model *model, const struct compute *compute,
+                           const struct sequence *sequence, const struct candidate *candidates,
+                           size_t k, float *out, struct error *err)
 {
     const struct model *guide = model->guide;
     size_t e = guide->traits.embed_dim;
     const float *picture = sequence->cross->data + N_SETTINGS;
-    struct tokens *texts = arena_zalloc(compute->scratch, k, sizeof *texts);
-    const struct tokens **pointers = arena_array(compute->scratch, k, sizeof *pointers);
-    float *embeddings = arena_array(compute->scratch, k * e, sizeof *embeddings);
-    if (!texts || !pointers || !embeddings)
-        return error_no_memory(err, "a batch of texts");
-    enum status status = STATUS_OK;
+    struct tokens texts[TEXTS_AT_ONCE] = {0};
+    const struct tokens *pointers[TEXTS_AT_ONCE];
+    float *embeddings = arena_array(compute->scratch, k, e * sizeof *embeddings);
+    enum status status = embeddings ? STATUS_OK : error_no_memory(err, "a batch of texts");
     for (size_t i = 0; i < k && !status; i++) {
         pointers[i] = &texts[i];
         status = text_with(model, sequence, candidates[i].id, &texts[i], err);
     }
     if (!status)
         status = guide->architecture->encode_texts(guide, compute, pointers, k, embeddings, err);
-    for (size_t i = 0; i < k; i++)
-        tokens_release(&texts[i]);
-    if (status)
-        return status;
     for (size_t i = 0; i < k; i++) {
+        tokens_release(&texts[i]);
         float cosine = 0;
-        for (size_t d = 0; d < e; d++)
+        for (size_t d = 0; d < e && !status; d++)
             cosine += picture[d] * embeddings[i * e + d];
         out[i] = guide->traits.logit_scale * cosine;
+    }
+    return status;
+}
+
+/* What CLIP thinks of a sequence with each of k candidates: probabilities out[k]. Its passes have
+ * `scratch` to themselves. */
+static enum status look(const struct model *model, const struct compute *compute,
+                        struct arena *scratch, const struct sequence *sequence,
+                        const struct candidate *candidates, size_t k, float *out, struct error *err)
+{
+    struct compute own = *compute;
+    own.scratch = scratch;
+    for (size_t i = 0; i < k; i += TEXTS_AT_ONCE) {
+        size_t n = k - i < TEXTS_AT_ONCE ? k - i : TEXTS_AT_ONCE;
+        arena_reset(scratch);
+        enum status status = look_at(model, &own, sequence, candidates + i, n, out + i, err);
+        if (status)
+            return status;
     }
     nn_softmax_rows(out, 1, k);
     return STATUS_OK;
@@ -335,14 +349,15 @@ static float likeness(const struct magic *magic, const struct sequence *sequence
 
 /* A sequence's row: logits → scores. hidden [k, dim] are the candidates' own states. */
 static enum status score(const struct model *model, const struct compute *compute,
-                         const struct sequence *sequence, const struct candidate *candidates,
-                         size_t k, float *hidden, float *row, struct error *err)
+                         struct arena *scratch, const struct sequence *sequence,
+                         const struct candidate *candidates, size_t k, float *hidden, float *row,
+                         struct error *err)
 {
     const struct magic *magic = model->state;
     const float *settings = sequence->cross->data;
     float alpha = settings[SETTING_ALPHA], seen[CANDIDATES_MAX] = {0};
     if (settings[SETTING_BETA] != 0) {
-        enum status status = look(model, compute, sequence, candidates, k, seen, err);
+        enum status status = look(model, compute, scratch, sequence, candidates, k, seen, err);
         if (status)
             return status;
     }
@@ -393,9 +408,12 @@ static enum status step(const struct model *model, const struct compute *compute
     status = gpt2_hidden(gpt2, compute, items, n, &hidden, err);
 
     /* 3. The choice. */
+    struct arena scratch;
+    arena_init(&scratch, compute->scratch->max_bytes);
     for (size_t i = 0, at = 0; i < n && !status; at += items[i++].n)
-        status = score(model, compute, items[i].sequence, candidates + at, items[i].n,
+        status = score(model, compute, &scratch, items[i].sequence, candidates + at, items[i].n,
                        hidden + at * dim, scores + i * n_vocab, err);
+    arena_release(&scratch);
     return status;
 }
 
