@@ -24,13 +24,14 @@ struct api;
 struct call;
 
 struct api_options {
-    size_t max_pixels;          /* of one picture */
-    size_t max_items;           /* pictures, texts, labels … of one request, together */
-    size_t max_text_bytes;      /* of one text */
-    size_t max_reply_bytes;     /* a reply that would grow past it is an error */
-    size_t max_tokens;          /* of one generation; 0 = the model's own bound */
-    unsigned request_timeout_s; /* 0 = none; a request may ask for less */
-    int overload_status;        /* 429 or 503 for a full queue */
+    size_t max_pixels;               /* of one picture */
+    size_t max_items;                /* pictures, texts, labels … of one request, together */
+    size_t max_text_bytes;           /* of one text */
+    size_t max_reply_bytes;          /* a reply that would grow past it is an error */
+    size_t max_tokens;               /* of one generation; 0 = the model's own bound */
+    unsigned request_timeout_s;      /* 0 = none; a request may ask for less */
+    int overload_status;             /* 429 or 503 for a full queue */
+    const char *caption_instruction; /* what a conversing model is asked for a caption by default */
     const char *version;
     /* default model per task by name, NULL = the first that has the task */
     const char *default_models[N_TASKS];

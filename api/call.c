@@ -558,6 +558,21 @@ enum status call_tokens(struct call *call, enum task task, struct span text, con
     return status;
 }
 
+enum status call_prompt(struct call *call, enum task task, struct span text, const char *param,
+                        size_t n_images, struct tokens *out, struct error *err)
+{
+    size_t max = api_options(call->api)->max_text_bytes;
+    if (!call->model->chat || text.size > max)
+        return call_tokens(call, task, text, param, out, err);
+    struct chat_part *parts = arena_zalloc(&call->arena, n_images + 1, sizeof *parts);
+    if (!parts)
+        return error_no_memory(err, "a prompt");
+    parts[n_images] = (struct chat_part){text.data, text.size};
+    struct chat_message message = {"user", parts, n_images + 1};
+    enum status status = model_chat(call->model, &message, 1, out, err);
+    return status ? error_name_param(err, param) : STATUS_OK;
+}
+
 void call_warn(struct call *call, const char *format, ...)
 {
     enum { WARNINGS_MAX = 16 };

@@ -5,7 +5,9 @@
 
 static const struct field fields[] = {
     {"image", FIELD_IMAGE, FIELD_REQUIRED, .help = "the picture"},
-    {"prompt", FIELD_STRING, .help = "the caption's beginning, or an instruction"},
+    {"prompt", FIELD_STRING,
+     .help = "the caption's beginning; for a model that converses, an instruction (default: the "
+             "setting caption_instruction)"},
     {NULL},
 };
 
@@ -30,13 +32,16 @@ static enum status begin(struct call *call, struct error *err)
     if (!job)
         return err->status;
     struct work *work = &job->works[0];
+    const char *instruction =
+        call->model->chat ? api_options(call->api)->caption_instruction : NULL;
+    instruction = instruction ? instruction : "";
     work->kind = WORK_GENERATE;
     status = generation_read(call, work, GENERATION_TOP_K_SAMPLES, err);
     if (!status)
         status = work_set_texts(work, 1, err);
     if (!status)
-        status = call_tokens(call, TASK_CAPTION, form_string(form, "prompt", ""), "prompt",
-                             &work->texts[0], err);
+        status = call_prompt(call, TASK_CAPTION, form_string(form, "prompt", instruction), "prompt",
+                             1, &work->texts[0], err);
     if (!status)
         status = work_set_images(work, 1, err);
     if (!status)

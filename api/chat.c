@@ -2,11 +2,15 @@
  * chat.c: POST /v1/chat/completions: OpenAI's protocol over models that caption pictures and answer
  * questions about them.
  *
- * The rule: the last picture, the last text. The text is that of the last `user` message that has
- * one (its parts joined by newlines), the picture the last one of all user messages (the last few,
- * for models that take several at once). A picture without a text asks for a caption. With a text
- * the model must answer questions (VQA); one that can only caption gets the text as the caption's
- * prompt. System and assistant messages are checked and not used: these models have no memory.
+ * A model that converses (TASK_CHAT) gets all messages, in order and with their pictures in their
+ * places, through its own chat template.
+ *
+ * The rule for the others: the last picture, the last text. The text is that of the last `user`
+ * message that has one (its parts joined by newlines), the picture the last one of all user
+ * messages (the last few, for models that take several at once). A picture without a text asks for
+ * a caption. With a text the model must answer questions (VQA); one that can only caption gets the
+ * text as the caption's prompt. System and assistant messages are not used: these models have no
+ * memory.
  *
  * What OpenAI's clients send and this server cannot do is refused unless it has the value that
  * changes nothing: a silent difference would be worse.
@@ -27,9 +31,11 @@ enum { MESSAGES_MAX = 1024, PARTS_MAX = 1024, PARAM_MAX = 64, ID_MAX = 160 };
 static const struct field fields[] = {
     {"messages", FIELD_ANY, FIELD_REQUIRED,
      .help = "[{role, content}]; content is a text or a list of {type: text, text} and {type: "
-             "image_url, image_url: {url}}. The last picture and the last text are used"},
+             "image_url, image_url: {url}}. A model that converses gets them all; of others, the "
+             "last picture and the last text are used"},
     {"model", FIELD_STRING,
-     .help = "the model to use; default: the server's for vqa, or for caption without a text"},
+     .help = "the model to use; default: the server's for chat, or else for vqa, or for caption "
+             "without a text"},
     {"max_completion_tokens", FIELD_INTEGER, .min = 1, .max = GENERATION_TOKENS_MAX,
      .help = "new tokens at most (max_tokens is the same)"},
     {"logprobs", FIELD_BOOLEAN, .help = "log probabilities of the tokens (not with beams)"},
@@ -71,7 +77,10 @@ static const struct field reply[] = {
 };
 
 struct chat {
-    struct span text;         /* size 0 = none: a caption */
+    struct chat_message *messages; /* [n_messages] all of them */
+    size_t n_messages;
+    size_t text_bytes;        /* of all of them */
+    struct span text;         /* the last user's; size 0 = none: a caption */
     struct picture *pictures; /* [n_pictures] in order */
     size_t n_pictures;
     char text_param[PARAM_MAX];
@@ -129,42 +138,59 @@ static enum status join_text(struct call *call, struct span *text, struct span m
     return STATUS_OK;
 }
 
-/* One part of a user's message. */
+/* One part of a message: appended to what the message has, and its text to *text. */
 static enum status read_part(struct call *call, struct chat *chat, const json_t *part,
-                             const char *param, struct span *text, struct error *err)
+                             const char *param, struct chat_part *out, struct span *text,
+                             struct error *err)
 {
+    bool is_user = !strcmp(chat->messages[chat->n_messages].role, "user");
     if (!json_is_object(part))
         return wrong_kind(param, "an object", part, err);
     const char *type = json_string_value(json_object_get(part, "type"));
-    if (type && !strcmp(type, "image_url"))
+    if (type && !strcmp(type, "image_url") && is_user) {
+        *out = (struct chat_part){NULL, 0};
         return read_picture(part, param, &chat->pictures[chat->n_pictures++], err);
+    }
     if (!type || (strcmp(type, "text") && strcmp(type, "input_text")))
         return error_set_param(err, STATUS_UNPROCESSABLE, param,
-                               "'%s' has the type '%.32s'; text and image_url are understood",
-                               param, type ? type : "");
+                               "'%s' has the type '%.32s'; text%s understood", param,
+                               type ? type : "", is_user ? " and image_url are" : " is");
     char name[PARAM_MAX];
     struct span more;
     snprintf(name, sizeof name, "%.40s.text", param);
-    enum status status = string_from_json(json_object_get(part, "text"), name, &more, err);
-    return status ? status : join_text(call, text, more, err);
+    if (string_from_json(json_object_get(part, "text"), name, &more, err))
+        return err->status;
+    *out = (struct chat_part){more.data ? more.data : "", more.size};
+    chat->text_bytes += more.size;
+    return join_text(call, text, more, err);
 }
 
+/* The content of the message that chat->n_messages counts next. */
 static enum status read_content(struct call *call, struct chat *chat, const json_t *content,
                                 const char *param, struct error *err)
 {
+    struct chat_message *message = &chat->messages[chat->n_messages];
     struct span text = {"", 0};
     enum status status = STATUS_OK;
     size_t n = json_array_size(content);
-    if (json_is_string(content))
+    struct chat_part *parts = arena_zalloc(&call->arena, n + 1, sizeof *parts);
+    if (!parts)
+        return error_no_memory(err, "the messages");
+    message->parts = parts;
+    if (json_is_string(content)) {
         status = string_from_json(content, param, &text, err);
-    else if (!json_is_array(content))
+        parts[message->n_parts++] = (struct chat_part){text.data ? text.data : "", text.size};
+        chat->text_bytes += text.size;
+    } else if (!json_is_array(content)) {
         return wrong_kind(param, "a string or a list of parts", content, err);
+    }
     for (size_t i = 0; i < n && !status; i++) {
         char name[PARAM_MAX];
         snprintf(name, sizeof name, "%.32s[%zu]", param, i);
-        status = read_part(call, chat, json_array_get(content, i), name, &text, err);
+        status = read_part(call, chat, json_array_get(content, i), name, &parts[message->n_parts++],
+                           &text, err);
     }
-    if (!status && text.size) {
+    if (!status && text.size && !strcmp(message->role, "user")) {
         chat->text = text;
         memcpy(chat->text_param, param, strlen(param) + 1);
     }
@@ -192,41 +218,56 @@ static enum status check_messages(struct call *call, const json_t *messages, siz
     return STATUS_OK;
 }
 
+/* What the model's template calls a role; NULL: it is none. */
+static const char *known_role(const char *role)
+{
+    static const char *const roles[][2] = {{"system", "system"},
+                                           {"developer", "system"},
+                                           {"user", "user"},
+                                           {"assistant", "assistant"}};
+    for (size_t i = 0; role && i < ARRAY_LENGTH(roles); i++)
+        if (!strcmp(role, roles[i][0]))
+            return roles[i][1];
+    return NULL;
+}
+
+static enum status read_message(struct call *call, struct chat *chat, size_t i,
+                                const json_t *message, struct error *err)
+{
+    char param[PARAM_MAX];
+    snprintf(param, sizeof param, "messages[%zu]", i);
+    if (!json_is_object(message))
+        return wrong_kind(param, "an object", message, err);
+    const char *given = json_string_value(json_object_get(message, "role"));
+    const char *role = known_role(given);
+    if (!role)
+        return error_set_param(err, STATUS_UNPROCESSABLE, param,
+                               "'%s' has the role '%.32s'; system, user and assistant are "
+                               "understood",
+                               param, given ? given : "");
+    const json_t *content = json_object_get(message, "content");
+    chat->messages[chat->n_messages] = (struct chat_message){.role = role};
+    snprintf(param, sizeof param, "messages[%zu].content", i);
+    if ((content && !json_is_null(content)) || strcmp(role, "assistant") != 0)
+        if (read_content(call, chat, content, param, err))
+            return err->status;
+    chat->n_messages++;
+    return STATUS_OK;
+}
+
 static enum status read_messages(struct call *call, struct chat *chat, struct error *err)
 {
-    static const char *const unused[] = {"system", "developer", "assistant"};
     const json_t *messages = form_json(&call->form, "messages");
-    size_t n_parts = 0;
+    size_t n_parts = 0, n = json_array_size(messages);
     if (check_messages(call, messages, &n_parts, err))
         return err->status;
     chat->pictures = arena_zalloc(&call->arena, n_parts + 1, sizeof *chat->pictures);
-    if (!chat->pictures)
+    chat->messages = arena_zalloc(&call->arena, n, sizeof *chat->messages);
+    if (!chat->pictures || !chat->messages)
         return error_no_memory(err, "the messages");
-    for (size_t i = 0; i < json_array_size(messages); i++) {
-        char param[PARAM_MAX];
-        const json_t *message = json_array_get(messages, i);
-        snprintf(param, sizeof param, "messages[%zu]", i);
-        if (!json_is_object(message))
-            return wrong_kind(param, "an object", message, err);
-        const char *role = json_string_value(json_object_get(message, "role"));
-        bool is_unused = false;
-        for (size_t k = 0; role && k < ARRAY_LENGTH(unused); k++)
-            is_unused |= !strcmp(role, unused[k]);
-        if (is_unused)
-            continue;
-        if (!role || strcmp(role, "user"))
-            return error_set_param(err, STATUS_UNPROCESSABLE, param,
-                                   "'%s' has the role '%.32s'; system, user and assistant are "
-                                   "understood",
-                                   param, role ? role : "");
-        snprintf(param, sizeof param, "messages[%zu].content", i);
-        if (read_content(call, chat, json_object_get(message, "content"), param, err))
+    for (size_t i = 0; i < n; i++)
+        if (read_message(call, chat, i, json_array_get(messages, i), err))
             return err->status;
-    }
-    if (!chat->n_pictures)
-        return error_set_param(err, STATUS_UNPROCESSABLE, "messages",
-                               "no user message has a picture (an image_url part): this server's "
-                               "models answer about pictures");
     return STATUS_OK;
 }
 
@@ -298,14 +339,36 @@ static enum status choose_model(struct call *call, const struct chat *chat, enum
                                 struct error *err)
 {
     const char *name = form_string(&call->form, "model", NULL).data;
-    *task = chat->text.size ? TASK_VQA : TASK_CAPTION;
-    if (!call_use_model(call, name, *task, err))
-        return STATUS_OK;
-    if (*task == TASK_CAPTION || err->status != STATUS_UNSUPPORTED_TASK)
-        return err->status;
     struct error other;
-    *task = TASK_CAPTION; /* a text, and nobody who answers: the caption's prompt */
-    return call_use_model(call, name, TASK_CAPTION, &other) ? err->status : STATUS_OK;
+    *task = TASK_CHAT;
+    if (!call_use_model(call, name, TASK_CHAT, &other))
+        return STATUS_OK;
+    *task = chat->text.size ? TASK_VQA : TASK_CAPTION;
+    enum status status = call_use_model(call, name, *task, err);
+    if (status == STATUS_UNSUPPORTED_TASK && *task == TASK_VQA) {
+        *task = TASK_CAPTION; /* a text, and nobody who answers: the caption's prompt */
+        status = call_use_model(call, name, TASK_CAPTION, &other) ? err->status : STATUS_OK;
+    }
+    if (!status && !chat->n_pictures)
+        status = error_set_param(err, STATUS_UNPROCESSABLE, "messages",
+                                 "no user message has a picture (an image_url part): model '%.64s' "
+                                 "answers about pictures",
+                                 call->model->name);
+    return status;
+}
+
+/* The conversation as the model's template has it. */
+static enum status fill_conversation(struct call *call, const struct chat *chat,
+                                     struct tokens *tokens, struct error *err)
+{
+    size_t max = api_options(call->api)->max_text_bytes;
+    if (chat->text_bytes > max)
+        return error_set_param(err, STATUS_TOO_LONG, "messages",
+                               "'messages' hold %zu bytes of text; at most %zu are allowed",
+                               chat->text_bytes, max);
+    if (model_chat(call->model, chat->messages, chat->n_messages, tokens, err))
+        return error_name_param(err, "messages");
+    return STATUS_OK;
 }
 
 static enum status fill_work(struct call *call, const struct chat *chat, enum task task,
@@ -313,6 +376,10 @@ static enum status fill_work(struct call *call, const struct chat *chat, enum ta
 {
     size_t max_images = call->model->traits.max_images ? call->model->traits.max_images : 1;
     size_t n = chat->n_pictures < max_images ? chat->n_pictures : max_images;
+    if (task == TASK_CHAT && n < chat->n_pictures)
+        return error_set_param(err, STATUS_UNPROCESSABLE, "messages",
+                               "'messages' hold %zu pictures; model '%.64s' takes %zu",
+                               chat->n_pictures, call->model->name, max_images);
     bool is_labels = task == TASK_VQA && call->model->traits.labels;
     work->n_top = chat->n_top;
     enum status status = generation_read(call, work, GENERATION_N_SAMPLES, err);
@@ -323,7 +390,9 @@ static enum status fill_work(struct call *call, const struct chat *chat, enum ta
             is_labels ? "a model with a fixed list of answers" : "beam search");
     if (!status)
         status = work_set_texts(work, 1, err);
-    if (!status)
+    if (!status && task == TASK_CHAT)
+        status = fill_conversation(call, chat, &work->texts[0], err);
+    else if (!status)
         status = call_tokens(call, task, chat->text, chat->text_param, &work->texts[0], err);
     if (!status)
         status = work_set_images(work, n, err);

@@ -138,6 +138,11 @@ enum status call_pixels_from_bytes(struct call *call, struct span bytes, const c
 enum status call_tokens(struct call *call, enum task task, struct span text, const char *param,
                         struct tokens *out, struct error *err);
 
+/* An instruction or question about n_images pictures as a generating model's prompt: a model that
+ * converses gets it as a user's message after the pictures, others as call_tokens() has it. */
+enum status call_prompt(struct call *call, enum task task, struct span text, const char *param,
+                        size_t n_images, struct tokens *out, struct error *err);
+
 /* Adds a sentence to the reply's `warnings`, once; what is too many is counted in the last one.
  * Texts that call_tokens() had to cut are warned of there. */
 void call_warn(struct call *call, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -110,6 +110,9 @@ enum status generation_read(struct call *call, struct work *work, enum generatio
     const struct form *form = &call->form;
     struct generation_params params = call->model->generation;
     size_t max_tokens = api_options(call->api)->max_tokens;
+    if (style == GENERATION_N_SAMPLES && params.unbounded && call->model->chat)
+        params.max_new_tokens =
+            CHAT_TOKENS_DEFAULT; /* the library's 20 are not what clients expect */
 
     /* 1. Length. */
     const char *length;

@@ -30,6 +30,8 @@ static const struct field model_reply[] = {
     {"revision", FIELD_STRING, .help = "a hash of its files"},
     {"dimensions", FIELD_INTEGER, .help = "of its embeddings"},
     {"context_length", FIELD_INTEGER, .help = "tokens that it takes"},
+    {"prompt", FIELD_STRING,
+     .help = "of a model that converses: what a question about a picture becomes"},
     {NULL},
 };
 
@@ -70,6 +72,21 @@ static void put_dtype(struct json_writer *out, const struct model *model)
     json_end_object(out);
 }
 
+/* A question about one picture through the model's chat template. */
+static void put_prompt(struct json_writer *out, const struct model *model)
+{
+    enum { PROMPT_BYTES_MAX = 1 << 14 };
+    static const char question[] = "{question}";
+    const struct chat_part parts[] = {{NULL, 0}, {question, sizeof question - 1}};
+    const struct chat_message message = {"user", parts, ARRAY_LENGTH(parts)};
+    struct buffer text;
+    struct error err;
+    buffer_init(&text, PROMPT_BYTES_MAX);
+    if (model->chat && !chat_template_render(model->chat, &message, 1, &text, &err) && text.data)
+        json_put_text(out, "prompt", text.data, text.size);
+    buffer_release(&text);
+}
+
 static void put_model_members(struct json_writer *out, const struct model *model)
 {
     json_put_string(out, "id", model->name);
@@ -90,6 +107,7 @@ static void put_model_members(struct json_writer *out, const struct model *model
         json_put_integer(out, "dimensions", (long long)model->traits.embed_dim);
     if (model->traits.context_length)
         json_put_integer(out, "context_length", (long long)model->traits.context_length);
+    put_prompt(out, model);
 }
 
 static void put_models(struct call *call, const char *key)

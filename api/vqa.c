@@ -92,7 +92,7 @@ static enum status begin(struct call *call, struct error *err)
     if (!status)
         status = work_set_texts(work, 1, err);
     if (!status)
-        status = call_tokens(call, TASK_VQA, question, "question", &work->texts[0], err);
+        status = call_prompt(call, TASK_VQA, question, "question", images->n, &work->texts[0], err);
     if (!status)
         status = work_set_images(work, images->n, err);
     for (size_t i = 0; i < images->n && !status; i++)

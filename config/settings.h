@@ -53,6 +53,7 @@
     SETTING(number, max_text_bytes,     "64K",  "the longest single text, in bytes") \
     SETTING(number, max_reply_mb,       "64",   "the longest reply, in MiB") \
     SETTING(number, max_tokens,         "0",    "most tokens that one generation may ask for; 0 = what the model allows") \
+    SETTING(text,   caption_instruction, "Describe this image.", "what a model that converses is asked for a caption where the request has no prompt") \
     SETTING(number, request_timeout_s,  "60",   "a request not answered by then gets 504; 0 = none") \
     SETTING(number, body_timeout_s,     "30",   "a body not received by then gets 408; also closes idle connections") \
     SETTING(number, drain_s,            "20",   "after SIGTERM, how long requests under way may take to finish") \

@@ -81,6 +81,7 @@ static enum status fill_api_options(struct process *process, struct api_options 
         .max_text_bytes = settings->max_text_bytes,
         .max_reply_bytes = settings->max_reply_mb << 20,
         .max_tokens = settings->max_tokens,
+        .caption_instruction = settings->caption_instruction,
         .request_timeout_s = (unsigned)settings->request_timeout_s,
         .overload_status = (int)settings->overload_status,
         .version = VLMD_VERSION,

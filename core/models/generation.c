@@ -167,6 +167,7 @@ enum status generation_params_load(const struct checkpoint *checkpoint,
     if (status)
         return status;
 
+    params.unbounded = !max_new_tokens && !params.max_length;
     if (max_new_tokens)
         params.max_new_tokens = max_new_tokens;
     else if (params.max_length)

@@ -92,6 +92,8 @@ static enum status load(struct model *model, const char *directory,
     enum status status = generation_params_load(model->checkpoint, &model->generation, err);
     if (!status)
         status = open_tokenizer(model->checkpoint, &model->tokenizer, err);
+    if (!status && (architecture->tasks & TASK_BIT(CHAT)))
+        status = chat_template_open(directory, &model->chat, err);
     model->dtype = options->dtype_is_auto ? model_auto_form(tensors) : options->dtype;
     if (model->dtype != WEIGHT_F32 && options->cache_folder &&
         tensor_set_bytes(tensors) >= options->cache_bytes_min)
@@ -150,6 +152,7 @@ void model_free(struct model *model)
     bound_free(model->bound);
     weight_cache_close(model->cache);
     tokenizer_free(model->tokenizer);
+    chat_template_free(model->chat);
     checkpoint_free(model->checkpoint);
     free(model->name);
     free(model);
@@ -270,6 +273,33 @@ enum status model_tokenize(const struct model *model, enum task task, const char
         return status;
     status = check_tokens(&tokens, model->traits.vocab_size ? model->traits.vocab_size : INT32_MAX,
                           n_max ? n_max : SIZE_MAX, err);
+    if (status)
+        tokens_release(&tokens);
+    else
+        *out = tokens;
+    return status;
+}
+
+enum status model_chat(const struct model *model, const struct chat_message *messages, size_t n,
+                       struct tokens *out, struct error *err)
+{
+    enum { CHAT_BYTES_MAX = 1 << 24 };
+    if (!model->tokenizer || !model->chat)
+        return error_set(err, STATUS_UNPROCESSABLE,
+                         "the model '%s' has no %s in its directory, so it takes no conversation",
+                         model->name, model->tokenizer ? "chat template" : "tokenizer");
+    struct buffer text;
+    struct tokens tokens = {0};
+    struct encode_options options = {0};
+    buffer_init(&text, CHAT_BYTES_MAX);
+    enum status status = chat_template_render(model->chat, messages, n, &text, err);
+    if (!status)
+        status = tokenizer_encode(model->tokenizer, text.data ? text.data : "", text.size, &options,
+                                  &tokens, err);
+    buffer_release(&text);
+    if (status)
+        return status;
+    status = check_tokens(&tokens, model->traits.vocab_size, model->traits.context_length, err);
     if (status)
         tokens_release(&tokens);
     else

@@ -23,6 +23,7 @@
 #include <stdatomic.h>
 
 #include "core/image/processor.h"
+#include "core/text/chat_template.h"
 #include "core/text/tokenizer.h"
 #include "core/weights/checkpoint.h"
 
@@ -129,6 +130,7 @@ enum { EOS_MAX = 8 };
 struct generation_params {
     size_t max_length;     /* 0 = not set */
     size_t max_new_tokens; /* 0 = not set; wins over max_length */
+    bool unbounded;        /* neither is from the checkpoint: they are the library's 20 */
     size_t min_length, min_new_tokens;
     size_t num_beams;
     size_t n; /* num_return_sequences */
@@ -246,6 +248,7 @@ struct model {
     struct checkpoint *checkpoint;
     struct tokenizer *tokenizer; /* NULL when the checkpoint has none */
     struct model *guide; /* another model that this one asks, owned; NULL for all but MaGiC */
+    struct chat_template *chat;  /* of TASK_CHAT: likewise */
     struct image_processor processor;
     struct generation_params generation;
     struct model_traits traits;
@@ -299,6 +302,12 @@ enum status model_preprocess(const struct model *model, const struct image *imag
                              struct pixels *out, struct error *err);
 enum status model_tokenize(const struct model *model, enum task task, const char *text, size_t size,
                            struct tokens *out, struct error *err);
+/* A conversation as tokens, through the checkpoint's chat template, with one place for each of its
+ * pictures (those that architecture.place_images then widens). For models with TASK_CHAT.
+ * STATUS_UNPROCESSABLE with the template's words when it refuses; STATUS_TOO_LONG past
+ * context_length. */
+enum status model_chat(const struct model *model, const struct chat_message *messages, size_t n,
+                       struct tokens *out, struct error *err);
 enum status model_detokenize(const struct model *model, enum task task, const struct tokens *prompt,
                              const int32_t *ids, size_t n, struct buffer *out, struct error *err);
 

@@ -344,6 +344,14 @@ enum status tokenizer_load_json(struct tokenizer *tokenizer, const json_t *root,
 enum status tokenizer_load_directory(struct tokenizer *tokenizer, const char *directory,
                                      struct error *err);
 
+/* tokenizer_files.c: reads directory/name whole. *data (free()) is NULL when the file is not there.
+ */
+enum status text_read_file(const char *directory, const char *name, char **data, size_t *size,
+                           struct error *err);
+/* The same as a JSON object; *root (json_decref()) is NULL when the file is not there. */
+enum status text_read_json(const char *directory, const char *name, size_t flags, json_t **root,
+                           struct error *err);
+
 /* json_read.c: fields with the right type or a sentence that names them. All return false and fill
  * *err on failure; `where` is the path of the object, for the message. */
 struct json_reader {

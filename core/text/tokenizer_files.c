@@ -20,9 +20,8 @@
 #include "core/text/text_internal.h"
 #include "core/text/unicode.h"
 
-/* Reads directory/name whole. *data (free()) is NULL when the file is not there. */
-static enum status read_file(const char *directory, const char *name, char **data, size_t *size,
-                             struct error *err)
+enum status text_read_file(const char *directory, const char *name, char **data, size_t *size,
+                           struct error *err)
 {
     char path[PATH_MAX];
     *data = NULL;
@@ -68,14 +67,13 @@ static enum status read_file(const char *directory, const char *name, char **dat
     return STATUS_OK;
 }
 
-/* Reads a JSON file; *root (json_decref()) is NULL when the file is not there. */
-static enum status read_json(const char *directory, const char *name, size_t flags, json_t **root,
-                             struct error *err)
+enum status text_read_json(const char *directory, const char *name, size_t flags, json_t **root,
+                           struct error *err)
 {
     char *text;
     size_t size = 0;
     *root = NULL;
-    enum status status = read_file(directory, name, &text, &size, err);
+    enum status status = text_read_file(directory, name, &text, &size, err);
     if (status || !text)
         return status;
     json_error_t fault;
@@ -466,16 +464,16 @@ static enum status build_json(struct files *f, json_t **root, json_t **extra, st
     char *text = NULL, *merges_text = NULL;
     size_t size = 0, merges_size = 0;
     json_t *vocab = NULL, *merges = NULL;
-    enum status status = read_file(f->directory, "vocab.txt", &text, &size, err);
+    enum status status = text_read_file(f->directory, "vocab.txt", &text, &size, err);
     if (status)
         return status;
     if (text && (f->family == FAMILY_BERT || !f->class_name)) {
         f->family = FAMILY_BERT;
         status = lines_to_vocab(text, size, &vocab, err);
     } else if (f->family == FAMILY_CLIP || f->family == FAMILY_GPT2 || !f->class_name) {
-        status = read_json(f->directory, "vocab.json", 0, &vocab, err);
+        status = text_read_json(f->directory, "vocab.json", 0, &vocab, err);
         if (!status)
-            status = read_file(f->directory, "merges.txt", &merges_text, &merges_size, err);
+            status = text_read_file(f->directory, "merges.txt", &merges_text, &merges_size, err);
         if (!status && vocab && merges_text) {
             if (f->family == FAMILY_OTHER)
                 f->family = json_object_get(vocab, "<|startoftext|>") ? FAMILY_CLIP : FAMILY_GPT2;
@@ -550,7 +548,7 @@ static enum status apply_siglip2(const struct files *f, json_t *root, struct err
     if (!siglip2) {
         json_t *model;
         enum status status =
-            read_json(f->directory, "config.json", JSON_DECODE_INT_AS_REAL, &model, err);
+            text_read_json(f->directory, "config.json", JSON_DECODE_INT_AS_REAL, &model, err);
         if (status)
             return status;
         const char *type = json_string_value(json_object_get(model, "model_type"));
@@ -576,14 +574,14 @@ enum status tokenizer_load_directory(struct tokenizer *t, const char *directory,
     const char *name = "tokenizer.json";
     /* Large whole numbers are common here ("very large" lengths). */
     enum status status =
-        read_json(directory, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL, &f.config, err);
+        text_read_json(directory, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL, &f.config, err);
     if (!status)
-        status =
-            read_json(directory, "special_tokens_map.json", JSON_DECODE_INT_AS_REAL, &f.map, err);
+        status = text_read_json(directory, "special_tokens_map.json", JSON_DECODE_INT_AS_REAL,
+                                &f.map, err);
     if (!status) {
         f.class_name = json_string_value(json_object_get(f.config, "tokenizer_class"));
         f.family = family_of(f.class_name);
-        status = read_json(directory, name, 0, &root, err);
+        status = text_read_json(directory, name, 0, &root, err);
     }
     if (!status && root) {
         status = extra_tokens(&f, &extra, err);
