@@ -145,7 +145,7 @@ struct generation_params {
     uint64_t seed;
     int32_t eos_ids[EOS_MAX];
     size_t n_eos;
-    int32_t pad_id; /* -1 = none */
+    int32_t pad_id;    /* -1 = none */
     float alpha, beta; /* guided models (traits.is_guided): see magic.c */
 };
 
@@ -169,7 +169,7 @@ struct model_traits {
     size_t image_height, image_width; /* of pixels; 0 = varies */
     const char *const *labels;        /* names of class scores [n_outputs], or NULL */
     size_t vocab_size; /* token ids are below this; what prefill/decode give logits for */
-    bool is_guided; /* generation chooses among top_k candidates by alpha and beta: no beams */
+    bool is_guided;    /* generation chooses among top_k candidates by alpha and beta: no beams */
     size_t mask_height, mask_width; /* segmentation: n_outputs = mask_height · mask_width */
 };
 
@@ -247,8 +247,8 @@ struct model {
     const struct architecture *architecture;
     struct checkpoint *checkpoint;
     struct tokenizer *tokenizer; /* NULL when the checkpoint has none */
-    struct model *guide; /* another model that this one asks, owned; NULL for all but MaGiC */
     struct chat_template *chat;  /* of TASK_CHAT: likewise */
+    struct model *guide; /* another model that this one asks, owned; NULL for all but MaGiC */
     struct image_processor processor;
     struct generation_params generation;
     struct model_traits traits;

@@ -5,7 +5,7 @@
  *   template_parse.c   tokens → a tree of nodes (in the template's arena)
  *   template_run.c     walks the tree: statements, scopes, expressions
  *   template_values.c  what values do: truth, order, arithmetic, slices, as text
- *   template_calls.c   filters, tests, methods, functions
+ *   template_calls.c, template_strings.c   filters, tests, methods, functions
  *
  * A value is a json_t with a reference of the holder's own; undefined is NULL. Functions that
  * return a value return a new reference, and on failure NULL with run->err set: so NULL alone says
@@ -190,7 +190,21 @@ const char *value_kind(const json_t *value);              /* for messages */
 /* ---- calls -------------------------------------------------------------------------------------
  */
 
+/* A string argument, borrowed; false and failed for another kind. */
+struct text {
+    const char *data;
+    size_t size;
+};
+bool string_argument(struct run *run, const json_t *value, struct text *out);
+
 enum call_kind { CALL_FILTER, CALL_TEST, CALL_METHOD, CALL_FUNCTION };
+struct call_row {
+    enum call_kind kind;
+    const char *name;
+    json_t *(*run)(struct run *run, json_t *of, const struct arguments *arguments);
+};
+extern const struct call_row template_string_calls[];
+extern const size_t n_template_string_calls;
 /* NULL: there is none. */
 const struct call_row *call_find(enum call_kind kind, const char *name);
 /* `of` is what a filter, test or method is applied to (borrowed; undefined is NULL). */

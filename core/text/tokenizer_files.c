@@ -217,7 +217,7 @@ static enum status read_added(struct files *f, struct error *err)
 {
     json_t *all = NULL, *id;
     const char *content;
-    enum status status = read_json(f->directory, "added_tokens.json", 0, &all, err);
+    enum status status = text_read_json(f->directory, "added_tokens.json", 0, &all, err);
     if (status || !all)
         return status;
     bool ok = (f->added = json_object()) != NULL;
