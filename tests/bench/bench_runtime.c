@@ -1,7 +1,7 @@
 /*
  * bench_runtime.c: what batching and the feature cache bring on a generative checkpoint.
  *
- *     bench_runtime DIRECTORY [N_TOKENS [N_CONCURRENT [THREADS]]]
+ *     bench_runtime DIRECTORY [N_TOKENS [N_CONCURRENT [THREADS [DTYPE]]]]
  *
  * Prints tokens per second of N_CONCURRENT captions (or answers) of N_TOKENS one after another and
  * at once, and the time of a first and of a second request about one picture.
@@ -105,7 +105,8 @@ static double run(struct lane *lane, struct job **jobs, int n, bool at_once)
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: bench_runtime DIRECTORY [N_TOKENS [N_CONCURRENT [THREADS]]]\n");
+        fprintf(stderr,
+                "usage: bench_runtime DIRECTORY [N_TOKENS [N_CONCURRENT [THREADS [DTYPE]]]]\n");
         return 2;
     }
     size_t n_tokens = argc > 2 ? strtoul(argv[2], NULL, 10) : 20;
@@ -118,7 +119,12 @@ int main(int argc, char **argv)
                                               .feature_cache_bytes = (size_t)64 << 20,
                                               .kv_cache_bytes = (size_t)2 << 30},
                     &err);
-    struct model *model = runtime ? model_open("bench", argv[1], &err) : NULL;
+    struct model_options options = {0};
+    if (argc > 5 && !model_options_parse_dtype(&options, argv[5])) {
+        fprintf(stderr, "bench_runtime: '%s' is no dtype\n", argv[5]);
+        return 2;
+    }
+    struct model *model = runtime ? model_open_as("bench", argv[1], &options, &err) : NULL;
     if (!model || runtime_add(runtime, model, &err))
         fail(argv[1], &err);
     enum task task = model->architecture->tasks & TASK_BIT(CAPTION) ? TASK_CAPTION : TASK_VQA;
