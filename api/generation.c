@@ -28,7 +28,7 @@ const struct field generation_fields[] = {
      .help = "0 = the likeliest token each time; above 0 samples"},
     {"top_k", FIELD_INTEGER, .min = 0, .max = 1000000,
      .help = "sample among this many likeliest tokens; 0 = all (vqa: how many answers to give; "
-             "MaGiC: choose among so many, 1 to 256, 45 by default)"},
+             "MaGiC: choose among so many, 1 to 64, 45 by default)"},
     {"top_p", FIELD_NUMBER, .min = 1e-6, .max = 1,
      .help = "sample among the likeliest tokens that together have this probability"},
     {"repetition_penalty", FIELD_NUMBER, .min = 0.01, .max = 100,

@@ -13,7 +13,7 @@ enum {
     GENERATION_TOKENS_MAX = 4096,
     CHAT_TOKENS_DEFAULT = 1024, /* of a conversation, where neither client nor checkpoint say */
     GENERATION_BEAMS_MAX = 16,
-    GENERATION_CANDIDATES_MAX = 256, /* of guided models (magic.c) */
+    GENERATION_CANDIDATES_MAX = 64, /* of guided models (magic.c) */
     GENERATION_STOP_BYTES_MAX = 256,
 };
 

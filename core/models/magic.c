@@ -39,10 +39,9 @@
 #include "core/models/models_internal.h"
 
 enum {
-    CANDIDATES_MAX = 256,
+    CANDIDATES_MAX = 64,  /* each is a text for CLIP in every step */
     TEXT_TOKENS_MAX = 60, /* that CLIP reads */
     TEXT_BYTES_MAX = 1 << 16,
-    TEXTS_AT_ONCE = 64, /* that CLIP reads: what a pass of it takes does not grow with a batch */
     VOCABULARY_MAX = 1 << 24,
 };
 static const float OTHERS = -10000; /* what tokens that are no candidates are below them */
@@ -284,24 +283,28 @@ static enum status text_with(const struct model *model, const struct sequence *s
     return status;
 }
 
-/* scale · cosine of the picture and each of k ≤ TEXTS_AT_ONCE candidates' texts. */
-static enum status look_at(const struct model *model, const struct compute *compute,
-                           const struct sequence *sequence, const struct candidate *candidates,
-                           size_t k, float *out, struct error *err)
+/* What CLIP thinks of a sequence with each of k candidates: probabilities out[k]. Its pass has
+ * `scratch` to itself, so that what it takes does not grow with a batch. */
+static enum status look(const struct model *model, const struct compute *compute,
+                        struct arena *scratch, const struct sequence *sequence,
+                        const struct candidate *candidates, size_t k, float *out, struct error *err)
 {
     const struct model *guide = model->guide;
     size_t e = guide->traits.embed_dim;
     const float *picture = sequence->cross->data + N_SETTINGS;
-    struct tokens texts[TEXTS_AT_ONCE] = {0};
-    const struct tokens *pointers[TEXTS_AT_ONCE];
-    float *embeddings = arena_array(compute->scratch, k, e * sizeof *embeddings);
+    struct tokens texts[CANDIDATES_MAX] = {0};
+    const struct tokens *pointers[CANDIDATES_MAX];
+    struct compute own = *compute;
+    own.scratch = scratch;
+    arena_reset(scratch);
+    float *embeddings = arena_array(scratch, k, e * sizeof *embeddings);
     enum status status = embeddings ? STATUS_OK : error_no_memory(err, "a batch of texts");
     for (size_t i = 0; i < k && !status; i++) {
         pointers[i] = &texts[i];
         status = text_with(model, sequence, candidates[i].id, &texts[i], err);
     }
     if (!status)
-        status = guide->architecture->encode_texts(guide, compute, pointers, k, embeddings, err);
+        status = guide->architecture->encode_texts(guide, &own, pointers, k, embeddings, err);
     for (size_t i = 0; i < k; i++) {
         tokens_release(&texts[i]);
         float cosine = 0;
@@ -309,26 +312,8 @@ static enum status look_at(const struct model *model, const struct compute *comp
             cosine += picture[d] * embeddings[i * e + d];
         out[i] = guide->traits.logit_scale * cosine;
     }
-    return status;
-}
-
-/* What CLIP thinks of a sequence with each of k candidates: probabilities out[k]. Its passes have
- * `scratch` to themselves. */
-static enum status look(const struct model *model, const struct compute *compute,
-                        struct arena *scratch, const struct sequence *sequence,
-                        const struct candidate *candidates, size_t k, float *out, struct error *err)
-{
-    struct compute own = *compute;
-    own.scratch = scratch;
-    for (size_t i = 0; i < k; i += TEXTS_AT_ONCE) {
-        size_t n = k - i < TEXTS_AT_ONCE ? k - i : TEXTS_AT_ONCE;
-        arena_reset(scratch);
-        enum status status = look_at(model, &own, sequence, candidates + i, n, out + i, err);
-        if (status)
-            return status;
-    }
     nn_softmax_rows(out, 1, k);
-    return STATUS_OK;
+    return status;
 }
 
 /* max cosine(hidden, h_j) over the sequence's states; hidden [dim] becomes of length 1. */

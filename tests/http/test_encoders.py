@@ -201,7 +201,7 @@ class Encoders(ServerTest):
         self.assertGreater(len(deltas), 10)
         plain = {"model": "magic", "image": image_b64()}
         self.fails(self.server.post("/v1/caption", {**plain, "num_beams": 2}), 422, words="num_beams")
-        self.fails(self.server.post("/v1/caption", {**plain, "top_k": 257}), 400, words="256")
+        self.fails(self.server.post("/v1/caption", {**plain, "top_k": 65}), 400, words="64")
         self.fails(self.server.post("/v1/caption", {**plain, "top_k": 0}), 400, words="candidates")
         self.fails(self.server.post("/v1/caption", {**plain, "alpha": 1.5}), 400, words="alpha")
         self.fails(self.server.post("/v1/caption", {**plain, "model": "git", "beta": 1}), 422, words="MaGiC")
