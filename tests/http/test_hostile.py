@@ -1,11 +1,13 @@
 """test_hostile.py: clients that mean harm, on the wire and in the fields: headers that never end, bodies whose end is
-doubtful, broken requests between good ones on one connection, and in every field of every endpoint (from openapi.json)
+doubtful, broken requests between good ones on one connection, pictures that are bombs, and in every field of every endpoint (from openapi.json)
 what does not belong there. Nothing of it may hang, end in a 5xx, or make the process grow; errors name the field."""
 import json
 import re
 import socket
+import struct
 import time
 import unittest
+import zlib
 
 from harness import MODELS, PATIENCE_S, Reply, Server, ServerTest, image_b64, image_bytes, wait_until
 
@@ -116,6 +118,51 @@ class Framing(ServerTest):
                 self.fails(reply, 400, "out_of_range", "X-Request-Timeout-Ms", words="milliseconds")
         for value in ("0", "60000"):
             self.assertEqual(self.server.post("/v1/caption", {"image": image_b64()}, {"X-Request-Timeout-Ms": value}).status, 200)
+
+
+def png(width, height, depth=8, colour=2, data=b"", before=b""):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*each) for each in before) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def jpeg(width, height):
+    data = bytearray(image_bytes())
+    at = data.index(b"\xff\xc0")
+    data[at + 5:at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+class Pictures(ServerTest):
+    models = {"captioner": "blip-caption-tiny"}
+    settings = {"max_pixels": "1M"}
+
+    def test_bombs_and_stumps(self):
+        bomb = zlib.compress(bytes(32 << 20), 1)  # far more than its size can hold
+        small = zlib.compress(bytes(10 * 31))
+        good, before = image_bytes(), self.server.resident_bytes()
+        for name, data, allowed in (
+                ("huge PNG", png(60000, 60000), {422}), ("huge PNG with data", png(60000, 60000, data=bomb), {422}),
+                ("PNG of 2^31 - 1", png(2**31 - 1, 2**31 - 1), {422}), ("PNG without pixels", png(0, 0), {422}),
+                ("one long row", png(2**31 - 1, 1, 8, 0, bomb), {422}), ("PNG without data", png(10, 10), {422}),
+                ("more data than pixels", png(10, 10, data=bomb), {200, 422}),
+                ("a bomb as a comment", png(10, 10, data=small, before=[(b"zTXt", b"k\0\0" + bomb)]), {200, 422}),
+                ("a bomb as a profile", png(10, 10, data=small, before=[(b"iCCP", b"k\0\0" + bomb)]), {200, 422}),
+                ("many comments", png(10, 10, data=small, before=[(b"tEXt", b"k\0v")] * 20000), {200, 422}),
+                ("no such depth", png(10, 10, 3, data=small), {422}), ("no such colours", png(10, 10, 8, 7, small), {422}),
+                ("palette without one", png(10, 10, 8, 3, small), {422}),
+                ("huge JPEG", jpeg(65535, 65535), {422}), ("JPEG without pixels", jpeg(0, 0), {422}),
+                ("long JPEG", jpeg(1, 65535), {422}), ("JPEG past the bound", jpeg(2000, 2000), {422}),
+                ("half a JPEG", good[:len(good) // 2], {200, 422}), ("two bytes", good[:2], {422}), ("nothing", b"", {400, 422}),
+                ("RIFF that lies", b"RIFF\xff\xff\xff\xffWEBPVP8X" + b"\xff" * 50, {422})):
+            with self.subTest(name):
+                reply = self.server.request("POST", "/v1/caption", data, {"Content-Type": "image/jpeg"})
+                self.assertIn(reply.status, allowed, reply.body[:300])
+                if reply.status != 200 and data:
+                    self.assertEqual(reply.error["param"], "image")
+        self.assertEqual(self.server.post("/v1/caption", {"image": image_b64()}).status, 200)
+        self.assertLess(self.server.resident_bytes() - before, 24 << 20)
 
 
 # What does not belong into most fields: raw JSON. Those of NAMED must be answered with the field's name.
