@@ -5,8 +5,9 @@
  * for (with else, if and loop.…), set (also of a block and of a namespace's field), macro, break,
  * continue, raw, generation; expressions with all of Jinja's operators, slices, conditions; the
  * filters, tests, methods and functions in template_calls.c. Not there: inheritance, includes,
- * recursive loops, call and filter blocks, formatting (% on strings); a template that needs what
- * is not there is refused when it is compiled, with the construct and its line.
+ * recursive loops, call and filter blocks, formatting (% on strings), tuples (they are lists); a
+ * template that needs what is not there is refused when it is compiled, with the construct and its
+ * line.
  *
  * Values are jansson's: a template reads JSON and writes text. What it can spend is bounded
  * (TEMPLATE_…): an endless loop ends in an error. A compiled template is immutable and may be

@@ -691,7 +691,7 @@ static struct node *parse_block(struct parser *p)
 static struct node *parse_statements(struct parser *p, const char *const *ends)
 {
     struct node *first = NULL, **last = &first;
-    unsigned begin = p->token->line;
+    unsigned begin = ends ? p->token[-1].line : 0; /* of the tag that opened the block */
     if (!deeper(p))
         return NULL;
     while (!p->failed) {
