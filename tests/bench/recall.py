@@ -49,8 +49,8 @@ def spread(real, n, source):
 
 
 class Server:
-    def __init__(self, store):
-        self.process = subprocess.Popen([BINARY, "serve", "--listen", "127.0.0.1:0", "--store", store, "--set", "graph_from=1000",
+    def __init__(self, store, n):
+        self.process = subprocess.Popen([BINARY, "serve", "--listen", "127.0.0.1:0", "--store", store, "--set", f"graph_from={n}",
                                          "--set", "log_level=error"], stdout=subprocess.PIPE, text=True)
         host, port = self.process.stdout.readline().split("http://")[1].split()[0].rsplit(":", 1)
         self.connection = http.client.HTTPConnection(host, int(port), timeout=3600)
@@ -82,7 +82,7 @@ def measure(server, name, queries):
 
 
 def bench(what, store, vectors, pictures, texts):
-    server = Server(store)
+    server = Server(store, len(vectors))
     try:
         # Vectors from elsewhere, as far as the server knows: that is also how texts are asked for.
         server.ask("PUT", "/v1/collections/bench", {"dimensions": vectors.shape[1]})
