@@ -168,6 +168,10 @@ static void bind_layer(struct binder *binder, struct llama_layer *layer,
     bind_linear(binder, &layer->out, dim, q_dim, config->out_bias, "%s.self_attn.o_proj", name);
     bind_rms_norm(binder, &layer->norm2, dim, config->norm_eps, "%s.post_attention_layernorm",
                   name);
+    if (config->norms_add_one) {
+        bind_norm_plus_one(binder, &layer->norm1);
+        bind_norm_plus_one(binder, &layer->norm2);
+    }
     bind_linear(binder, &layer->gate, mlp_dim, dim, false, "%s.mlp.gate_proj", name);
     bind_linear(binder, &layer->up, mlp_dim, dim, false, "%s.mlp.up_proj", name);
     bind_linear(binder, &layer->down, dim, mlp_dim, false, "%s.mlp.down_proj", name);
@@ -190,6 +194,8 @@ void llama_bind(struct binder *binder, struct llama *llama, const struct llama_c
         bind_layer(binder, &llama->layers[i], config, name);
     }
     bind_rms_norm(binder, &llama->final_norm, config->dim, config->norm_eps, "%snorm", prefix);
+    if (config->norms_add_one)
+        bind_norm_plus_one(binder, &llama->final_norm);
     bind_linear_tensors(binder, &llama->head, config->vocab_size, config->dim, head ? head : words,
                         NULL);
 }

@@ -31,6 +31,7 @@ struct llama_config {
      * head_dim / 2. One kind otherwise, rope_sections unused. */
     size_t n_rope_kinds, rope_sections[ROPE_KINDS_MAX];
     bool qkv_bias, out_bias;
+    bool norms_add_one; /* Gemma: norms' weights are stored less 1 */
 };
 
 struct llama_layer {

@@ -28,6 +28,7 @@
     ARCHITECTURE(git_architecture)                                                                 \
     ARCHITECTURE(qwen2_5_vl_architecture)                                                          \
     ARCHITECTURE(magic_architecture)                                                               \
+    ARCHITECTURE(paligemma_architecture)                                                           \
     ARCHITECTURE(vilt_vqa_architecture)                                                            \
     ARCHITECTURE(vilt_match_architecture)                                                          \
     ARCHITECTURE(vilt_nlvr2_architecture)                                                          \

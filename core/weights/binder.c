@@ -663,6 +663,16 @@ void bind_rms_norm(struct binder *binder, struct norm *out, size_t dim, float ep
         *out = norm;
 }
 
+void bind_norm_plus_one(struct binder *binder, struct norm *norm)
+{
+    float *weight = binder->status ? NULL : own_floats(binder, norm->dim);
+    if (!weight)
+        return;
+    for (size_t i = 0; i < norm->dim; i++)
+        weight[i] = 1 + norm->weight[i];
+    norm->weight = weight;
+}
+
 void bind_row_table(struct binder *binder, struct row_table *out, size_t n_rows, size_t dim,
                     const char *name)
 {

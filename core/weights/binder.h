@@ -78,6 +78,9 @@ const char *bind_choose(const struct binder *binder, const char *const *names, s
 void bind_rms_norm(struct binder *binder, struct norm *out, size_t dim, float eps, const char *name,
                    ...) __attribute__((format(printf, 5, 6)));
 
+/* Gemma's norms, whose files hold what is to be added to 1: such a copy in place of a bound one. */
+void bind_norm_plus_one(struct binder *binder, struct norm *norm);
+
 /* A large table of which single rows are read (word embeddings): left in the map in its own dtype,
  * as a copy in f32 may take gigabytes. */
 struct row_table {

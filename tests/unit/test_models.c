@@ -29,6 +29,7 @@ static const char *const checkpoints[] = {"clip-text-tiny",
                                           "qwen2.5-vl-tiny",
                                           "qwen2.5-vl-flat-tiny",
                                           "magic-tiny",
+                                          "paligemma-tiny",
                                           "blip-caption-tiny",
                                           "blip-vqa-tiny",
                                           "blip-itm-tiny",
@@ -39,7 +40,7 @@ static const char *const checkpoints[] = {"clip-text-tiny",
                                           "vilt-mlm-tiny"};
 /* The first of them have embeddings of texts; from the second on, of pictures, with the others that
  * have a golden of each picture's features. */
-enum { N_TEXTS = 12, FIRST_WITH_FEATURES = 1, END_WITH_FEATURES = 22 };
+enum { N_TEXTS = 12, FIRST_WITH_FEATURES = 1, END_WITH_FEATURES = 23 };
 
 /* What a picture's features are called in the goldens. */
 static const char *features_name(const struct golden *golden)
@@ -281,6 +282,8 @@ static const struct generator generators[] = {
     {"vit-gpt2-tiny", "caption", "prompt", TASK_CAPTION},
     {"git-tiny", "caption", "prompt", TASK_CAPTION},
     {"git-tiny", "vqa", "question", TASK_VQA},
+    {"paligemma-tiny", "caption", "prompt", TASK_CAPTION},
+    {"paligemma-tiny", "vqa", "question", TASK_VQA},
 };
 
 static size_t argmax(const float *x, size_t n)

@@ -19,6 +19,8 @@ static const struct served {
     {"magic-tiny", "caption", "prompt", TASK_CAPTION},
     {"git-tiny", "caption", "prompt", TASK_CAPTION},
     {"git-tiny", "vqa", "question", TASK_VQA},
+    {"paligemma-tiny", "caption", "prompt", TASK_CAPTION},
+    {"paligemma-tiny", "vqa", "question", TASK_VQA},
 };
 
 /* What the case gave to generate(), over the checkpoint's own settings. */
