@@ -108,8 +108,9 @@ static struct shelf *shelf_with_key(struct sqlite_store *store, int64_t key)
     return NULL;
 }
 
-/* All vectors, in the order in which they lie in the file. */
-static enum status load_vectors(struct sqlite_store *store, struct error *err)
+/* All vectors, in the order in which they lie in the file. Their number: a matrix has places of an
+ * older graph's removed items, too. */
+static enum status load_vectors(struct sqlite_store *store, size_t *n_vectors, struct error *err)
 {
     sqlite3_stmt *statement = store->statements[SQL_VECTORS];
     enum status status = STATUS_OK;
@@ -133,6 +134,7 @@ static enum status load_vectors(struct sqlite_store *store, struct error *err)
         else {
             mark_seen(shelf, sqlite3_column_int64(statement, 0));
             matrix_set(&shelf->matrix, sqlite3_column_int64(statement, 0), vector);
+            ++*n_vectors;
         }
     }
     if (!status && rc != SQLITE_DONE)
@@ -143,18 +145,16 @@ static enum status load_vectors(struct sqlite_store *store, struct error *err)
 
 /* A page of the file that is lost takes items or vectors along without leaving a trace in the other
  * table. */
-static enum status check_counts(struct sqlite_store *store, struct error *err)
+static enum status check_counts(struct sqlite_store *store, size_t n_vectors, struct error *err)
 {
     sqlite3_stmt *statement = store->statements[SQL_COUNT];
-    size_t n_items = 0, n_vectors = 0;
+    size_t n_items = 0;
     enum status status = STATUS_OK;
     if (sqlite3_step(statement) == SQLITE_ROW)
         n_items = (size_t)sqlite3_column_int64(statement, 0);
     else
         status = sqlite_error(store, "counting items", err);
     sqlite3_reset(statement);
-    for (size_t i = 0; i < store->n_shelves; i++)
-        n_vectors += store->shelves[i]->matrix.n;
     if (!status && n_items != n_vectors)
         status = error_set(err, STATUS_IO,
                            "the collections' file is damaged: it has %zu items and %zu vectors",
@@ -166,6 +166,7 @@ enum status sqlite_load(struct sqlite_store *store, struct error *err)
 {
     sqlite3_stmt *statement = store->statements[SQL_COLLECTIONS];
     enum status status = STATUS_OK;
+    size_t n_vectors = 0;
     int rc = SQLITE_DONE;
     while (!status && (rc = sqlite3_step(statement)) == SQLITE_ROW)
         status = load_shelf(store, statement, err);
@@ -173,9 +174,9 @@ enum status sqlite_load(struct sqlite_store *store, struct error *err)
         status = sqlite_error(store, "reading collections", err);
     sqlite3_reset(statement);
     if (!status)
-        status = load_vectors(store, err);
+        status = load_vectors(store, &n_vectors, err);
     if (!status)
-        status = check_counts(store, err);
+        status = check_counts(store, n_vectors, err);
     for (size_t i = 0; !status && i < store->n_shelves; i++)
         sqlite_graph_load(store->shelves[i]);
     return status;
