@@ -128,7 +128,9 @@ static void row_to_int4_groups(const float *x, size_t n, size_t n_padded, char *
             value[h] = (__m512)(at + 16 <= n ? vec_load(x + at)
                                 : at < n     ? vec_load_part(x + at, n - at)
                                              : (vec){0});
-            odd |= _mm512_fpclass_ps_mask(value[h], 0x99); /* NaN, infinity */
+            __mmask16 none = _mm512_fpclass_ps_mask(value[h], 0x99); /* NaN, infinity */
+            value[h] = _mm512_maskz_mov_ps((__mmask16)~none, value[h]);
+            odd |= none;
             most = _mm512_max_ps(most, _mm512_abs_ps(value[h]));
         }
         float max = _mm512_reduce_max_ps(most), factor = max > 1e-30f ? 127 / max : 0;
