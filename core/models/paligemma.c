@@ -66,19 +66,6 @@ static const struct paligemma_config paligemma_defaults = {
              .norms_add_one = true},
 };
 
-/* SiglipImageProcessor's. */
-static const struct image_processor paligemma_processor = {
-    .do_resize = true,
-    .do_rescale = true,
-    .do_normalize = true,
-    .height = 224,
-    .width = 224,
-    .resample = RESAMPLE_BICUBIC,
-    .rescale_factor = 1.0f / 255,
-    .mean = {0.5f, 0.5f, 0.5f},
-    .std = {0.5f, 0.5f, 0.5f},
-};
-
 struct paligemma {
     struct paligemma_config config;
     size_t n_rows; /* of a picture */
@@ -203,8 +190,7 @@ static enum status paligemma_load(struct model *model, struct error *err)
     struct binder binder;
     enum status status = read_config(model->checkpoint, paligemma, err);
     if (!status)
-        status =
-            model_load_processor(model, &paligemma_processor, paligemma->config.image_size, err);
+        status = model_load_processor(model, &siglip_processor, paligemma->config.image_size, err);
     if (status)
         goto out;
     binder_init(&binder, model->checkpoint->tensors, err);

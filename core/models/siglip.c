@@ -70,18 +70,6 @@ static const struct siglip_config siglip_defaults = {
     .pad_id = 1,
 };
 
-static const struct image_processor siglip_processor = {
-    .do_resize = true,
-    .do_rescale = true,
-    .do_normalize = true,
-    .height = 224,
-    .width = 224,
-    .resample = RESAMPLE_BICUBIC,
-    .rescale_factor = 1.0f / 255,
-    .mean = {0.5f, 0.5f, 0.5f},
-    .std = {0.5f, 0.5f, 0.5f},
-};
-
 /* Siglip2ImageProcessor's; its size is found for each picture. */
 static const struct image_processor naflex_processor = {
     .do_resize = true,

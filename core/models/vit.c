@@ -29,6 +29,18 @@ const struct image_processor vit_processor = {
     .std = {0.5f, 0.5f, 0.5f},
 };
 
+const struct image_processor siglip_processor = {
+    .do_resize = true,
+    .do_rescale = true,
+    .do_normalize = true,
+    .height = 224,
+    .width = 224,
+    .resample = RESAMPLE_BICUBIC,
+    .rescale_factor = 1.0f / 255,
+    .mean = {0.5f, 0.5f, 0.5f},
+    .std = {0.5f, 0.5f, 0.5f},
+};
+
 size_t vit_rows(const struct vit_embedding *embedding, const struct pixels *pixels)
 {
     return n_patches(embedding, pixels) + (embedding->class_token ? 1 : 0);

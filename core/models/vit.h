@@ -17,6 +17,9 @@ struct vit_embedding {
 /* The defaults of ViTImageProcessor, which CLIPSeg's published files name as well. */
 extern const struct image_processor vit_processor;
 
+/* The defaults of SiglipImageProcessor, PaliGemma's, too. */
+extern const struct image_processor siglip_processor;
+
 /* Rows that a picture becomes (class token included). */
 size_t vit_rows(const struct vit_embedding *embedding, const struct pixels *pixels);
 
