@@ -139,7 +139,7 @@ class Clients(ServerTest):
         head = (f"POST /v1/caption HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(body)}\r\n\r\n").encode()
         gone = []
-        for _ in range(6):
+        for _ in range(60):                 # more than are done while they are awaited
             connection = socket.create_connection(self.server.address)
             connection.sendall(head + body)
             gone.append(connection)
