@@ -9,7 +9,7 @@ import time
 import unittest
 import zlib
 
-from harness import MODELS, PATIENCE_S, Reply, Server, ServerTest, image_b64, image_bytes, wait_until
+from harness import MEMORY_TELLS, MODELS, PATIENCE_S, Reply, Server, ServerTest, image_b64, image_bytes, wait_until
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
@@ -97,7 +97,8 @@ class Framing(ServerTest):
                     client.sendall(b"10000\r\n" + b"a" * 65536 + b"\r\n")
                     sent += 65536
         self.assertLess(sent, 256 << 20)
-        wait_until(lambda: self.server.resident_bytes() < before + (16 << 20), "its memory is given back")
+        if MEMORY_TELLS:
+            wait_until(lambda: self.server.resident_bytes() < before + (16 << 20), "its memory is given back")
 
     def test_broken_requests_between_good_ones(self):
         picture = image_bytes()
@@ -238,7 +239,8 @@ class Fields(ServerTest):
                     allowed = (400, 409, 200) if text == b"" else (400, 409)  # some bodies are optional
                     self.assertIn(self.send(method, url, text).status, allowed, (path, text))
         self.assertGreater(n, 3000)
-        self.assertLess(self.server.resident_bytes() - before, 32 << 20)
+        if MEMORY_TELLS:
+            self.assertLess(self.server.resident_bytes() - before, 32 << 20)
         self.assertEqual(self.server.get("/readyz").status, 200)
 
 
