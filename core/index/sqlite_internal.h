@@ -16,8 +16,8 @@
  *  3. Memory follows the database: a change is published to the matrix after its commit and before
  *     db_mutex is given back, so that who has read a row from the database finds it by searching.
  *     Memory for it is reserved before the commit, so that publishing cannot fail.
- *  4. Every row that holds a client's data has a checksum of it (`sum`; NULL for pictures from
- * before format 3). Statements that read data compare it, and fail as those on a damaged page do;
+ *  4. Every row that holds a client's data has a checksum of it (`sum`; NULL: a picture from before
+ *     format 3). Statements that read data compare it, and fail as those on a damaged page do;
  *     those that replace or remove a row do not look, so that a damaged item can be put again.
  *  5. One process owns the file (locking_mode=EXCLUSIVE), or its matrices would go stale.
  *

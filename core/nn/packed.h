@@ -10,10 +10,10 @@
  *   bf16   [k / 2][16] words of 2 inputs, rounded to nearest even.
  *   int8   [k / 4][16] words of 4 signed inputs, then float scale[16] and int32_t sum[16] (of the
  *          integers), so that Σ (x - zero) w = Σ x w - zero · sum.
- *   int4   [k / 8][16] words of 2 × 4 inputs, then bf16 scale[k / INT4_GROUP][16]. Input 8 j + 2 p
- * + h lies in bits 16 h + 4 p … of word j: moved right by 4 p, both halves are bf16's pair, and
- *          every other nibble is a byte of int8's words. A weight is (nibble - 8) · the scale of
- * its group; scales have 5 significant bits, so that this is a bf16.
+ *   int4   [k / 8][16] words of 2 × 4 inputs, then bf16 scale[k / INT4_GROUP][16]. Bits 16 h + 4 p
+ *          and on of word j are input 8 j + 2 p + h: moved right by 4 p, both halves are bf16's
+ *          pair, and every other nibble is a byte of int8's words. A weight is (nibble - 8) · its
+ *          group's scale; scales have 5 significant bits, so that this is a bf16.
  *
  * What a form holds, in bytes per weight: 2, 1, 0.5625.
  */

@@ -629,38 +629,38 @@ void bind_linear_fused(struct binder *binder, struct linear *out, const size_t *
         drop_floats(binder, joined);
 }
 
-void bind_norm(struct binder *binder, struct norm *out, size_t dim, float eps, const char *name,
-               ...)
+static void bind_scale_and_shift(struct binder *binder, struct norm *out, size_t dim, float eps,
+                                 bool shifts, const char *name, va_list args)
 {
     char prefix[NAME_BYTES_MAX], full[NAME_BYTES_MAX + 8];
     struct norm norm = {.dim = dim, .eps = eps};
-    va_list args;
-    va_start(args, name);
     if (format_name(binder, prefix, name, args)) {
         snprintf(full, sizeof full, "%s.weight", prefix);
         bind_f32(binder, &norm.weight, full, &dim, 1);
         snprintf(full, sizeof full, "%s.bias", prefix);
-        bind_f32(binder, &norm.bias, full, &dim, 1);
+        if (shifts)
+            bind_f32(binder, &norm.bias, full, &dim, 1);
     }
-    va_end(args);
     if (!binder->status)
         *out = norm;
+}
+
+void bind_norm(struct binder *binder, struct norm *out, size_t dim, float eps, const char *name,
+               ...)
+{
+    va_list args;
+    va_start(args, name);
+    bind_scale_and_shift(binder, out, dim, eps, true, name, args);
+    va_end(args);
 }
 
 void bind_rms_norm(struct binder *binder, struct norm *out, size_t dim, float eps, const char *name,
                    ...)
 {
-    char prefix[NAME_BYTES_MAX], full[NAME_BYTES_MAX + 8];
-    struct norm norm = {.dim = dim, .eps = eps};
     va_list args;
     va_start(args, name);
-    if (format_name(binder, prefix, name, args)) {
-        snprintf(full, sizeof full, "%s.weight", prefix);
-        bind_f32(binder, &norm.weight, full, &dim, 1);
-    }
+    bind_scale_and_shift(binder, out, dim, eps, false, name, args);
     va_end(args);
-    if (!binder->status)
-        *out = norm;
 }
 
 void bind_norm_plus_one(struct binder *binder, struct norm *norm)
