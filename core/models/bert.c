@@ -190,11 +190,13 @@ static enum status embed(const struct pass *pass, float *x, struct error *err)
     return STATUS_OK;
 }
 
-static struct attention_shape shape_of(const struct bert_config *config, bool causal)
+static struct attention_shape shape_of(const struct bert_config *config,
+                                       const struct bert_attention *attention, bool causal)
 {
     size_t head_dim = config->dim / config->n_heads;
-    return (struct attention_shape){config->n_heads, config->n_heads, head_dim,
-                                    1 / sqrtf((float)head_dim), causal};
+    return (struct attention_shape){config->n_heads, config->n_heads,
+                                    head_dim,        1 / sqrtf((float)head_dim),
+                                    causal,          attention->out.form};
 }
 
 /* x = norm(x + out(attended)) */
@@ -237,7 +239,7 @@ static enum status self_attention(const struct pass *pass, size_t layer, float *
         out->n_kv = n_before + item->n;
     }
     bool is_causal = pass->items[0].sequence && !pass->items[0].rows;
-    struct attention_shape shape = shape_of(&pass->bert->config, is_causal);
+    struct attention_shape shape = shape_of(&pass->bert->config, attention, is_causal);
     enum status status = nn_attention(pass->compute, &shape, pass->attention, pass->n_items, err);
     if (!status)
         finish_attention(pass, attention, x);
@@ -285,7 +287,7 @@ static enum status cross_attention(const struct pass *pass, size_t layer, float 
                                                      .out = pass->attended + row * dim,
                                                      .out_stride = dim};
     }
-    struct attention_shape shape = shape_of(&pass->bert->config, false);
+    struct attention_shape shape = shape_of(&pass->bert->config, attention, false);
     enum status status = nn_attention(pass->compute, &shape, pass->attention, pass->n_items, err);
     if (!status)
         finish_attention(pass, attention, x);

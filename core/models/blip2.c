@@ -362,11 +362,13 @@ static void gather(const struct qformer_pass *pass, bool queries, bool back)
     }
 }
 
-static struct attention_shape shape_of(const struct bert_config *config)
+static struct attention_shape shape_of(const struct bert_config *config,
+                                       const struct bert_attention *layer)
 {
     size_t head_dim = config->dim / config->n_heads;
-    return (struct attention_shape){config->n_heads, config->n_heads, head_dim,
-                                    1 / sqrtf((float)head_dim), false};
+    return (struct attention_shape){config->n_heads, config->n_heads,
+                                    head_dim,        1 / sqrtf((float)head_dim),
+                                    false,           layer->out.form};
 }
 
 /* rows = norm(rows + out(attended)) */
@@ -398,7 +400,7 @@ static enum status self_attention(const struct qformer_pass *pass,
                                                      .out_stride = dim};
         at += n_rows * dim;
     }
-    struct attention_shape shape = shape_of(config);
+    struct attention_shape shape = shape_of(config, layer);
     enum status status = nn_attention(pass->compute, &shape, pass->attention, pass->n_items, err);
     if (!status)
         finish_attention(pass, layer, pass->x, n);
@@ -438,7 +440,7 @@ static enum status cross_attention(const struct qformer_pass *pass,
                                     .out = pass->attended + at,
                                     .out_stride = dim};
     }
-    struct attention_shape shape = shape_of(config);
+    struct attention_shape shape = shape_of(config, layer);
     enum status status = nn_attention(pass->compute, &shape, pass->attention, n_attention, err);
     if (!status)
         finish_attention(pass, layer, pass->some, pass->n_query_rows);

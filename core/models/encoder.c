@@ -174,11 +174,13 @@ static struct qkv project_qkv(const struct pass *pass, const struct encoder_laye
     return (struct qkv){wide, wide + n * dim, wide + 2 * n * dim, dim};
 }
 
-static struct attention_shape shape_of(const struct encoder_config *config, bool causal)
+static struct attention_shape shape_of(const struct encoder_config *config,
+                                       const struct encoder_layer *layer, bool causal)
 {
     size_t head_dim = config->dim / config->n_heads;
-    return (struct attention_shape){config->n_heads, config->n_heads, head_dim,
-                                    1 / sqrtf((float)head_dim), causal};
+    return (struct attention_shape){config->n_heads, config->n_heads,
+                                    head_dim,        1 / sqrtf((float)head_dim),
+                                    causal,          layer->out.form};
 }
 
 /* rows [n, dim] += fc2(activation(fc1(norm2(rows)))), or, with post_norm, norm2 of the sum. */
@@ -214,7 +216,7 @@ static enum status layer_forward(const struct pass *pass, const struct encoder_l
                                                  .out = pass->normed + row * dim,
                                                  .out_stride = dim};
     }
-    struct attention_shape shape = shape_of(config, config->causal);
+    struct attention_shape shape = shape_of(config, layer, config->causal);
     enum status status = nn_attention(pass->compute, &shape, pass->items, pass->n_items, err);
     if (status)
         return status;
@@ -265,7 +267,7 @@ static enum status pooled_layer_forward(const struct pass *pass, const struct en
                                     .kv_stride = qkv.stride,
                                     .out = query_rows + i * dim,
                                     .out_stride = dim};
-    struct attention_shape shape = shape_of(config, false);
+    struct attention_shape shape = shape_of(config, layer, false);
     enum status status = nn_attention(pass->compute, &shape, pass->items, n_items, err);
     if (status)
         return status;

@@ -189,13 +189,15 @@ static enum status embed(const struct pass *pass, float *x, struct error *err)
     return STATUS_OK;
 }
 
-static struct attention_shape shape_of(const struct gpt2_config *config, size_t layer, bool causal)
+static struct attention_shape shape_of(const struct gpt2 *gpt2, size_t layer, bool causal)
 {
+    const struct gpt2_config *config = &gpt2->config;
     size_t head_dim = config->dim / config->n_heads;
     float scale = config->scales ? 1 / sqrtf((float)head_dim) : 1;
     if (config->scales_by_layer)
         scale /= (float)(layer + 1);
-    return (struct attention_shape){config->n_heads, config->n_heads, head_dim, scale, causal};
+    return (struct attention_shape){config->n_heads, config->n_heads, head_dim,
+                                    scale,           causal,          gpt2->layers[layer].out.form};
 }
 
 /* Puts keys and values of rows [from, from + n) of an item behind its sequence's. */
@@ -243,7 +245,7 @@ static enum status self_attention(const struct pass *pass, size_t i_layer, float
     nn_layer_norm(pass->compute, &layer->norm1, x, pass->n_total, pass->normed);
     nn_linear(pass->compute, &layer->qkv, pass->normed, pass->n_total, ACTIVATION_NONE, NULL,
               pass->wide);
-    struct attention_shape shape = shape_of(&pass->gpt2->config, i_layer, true);
+    struct attention_shape shape = shape_of(pass->gpt2, i_layer, true);
     enum status status = STATUS_OK;
     for (size_t j = 0, n; !status && (n = collect_attention(pass, i_layer, j)) > 0; j++)
         status = nn_attention(pass->compute, &shape, pass->attention, n, err);
@@ -273,7 +275,7 @@ static enum status cross_attention(const struct pass *pass, size_t i_layer, floa
                                                      .out = pass->attended + row * dim,
                                                      .out_stride = dim};
     }
-    struct attention_shape shape = shape_of(&pass->gpt2->config, i_layer, false);
+    struct attention_shape shape = shape_of(pass->gpt2, i_layer, false);
     enum status status = nn_attention(pass->compute, &shape, pass->attention, pass->n_items, err);
     if (!status)
         nn_linear(pass->compute, &layer->cross_out, pass->attended, pass->n_total, ACTIVATION_NONE,

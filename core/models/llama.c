@@ -326,8 +326,12 @@ static enum status self_attention(const struct pass *pass, size_t i_layer, float
                                                      .out = pass->attended + row * q_dim,
                                                      .out_stride = q_dim};
     }
-    struct attention_shape shape = {config->n_heads, config->n_kv_heads, head_dim,
-                                    1 / sqrtf((float)head_dim), pass->mask == LLAMA_CAUSAL};
+    struct attention_shape shape = {config->n_heads,
+                                    config->n_kv_heads,
+                                    head_dim,
+                                    1 / sqrtf((float)head_dim),
+                                    pass->mask == LLAMA_CAUSAL,
+                                    layer->out.form};
     enum status status = nn_attention(compute, &shape, pass->attention, pass->n_items, err);
     if (!status)
         nn_linear(compute, &layer->out, pass->attended, n, ACTIVATION_NONE, x, x);

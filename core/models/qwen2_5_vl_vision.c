@@ -371,8 +371,9 @@ static enum status layer_forward(const struct pass *pass, size_t i, struct error
     for (size_t part = 0; part < 2; part++) /* queries, keys */
         nn_rotary(compute, ROTARY_HALVES, pass->qkv + part * dim, n, 3 * dim, config->n_heads,
                   head_dim, head_dim, pass->cosines, pass->sines);
-    struct attention_shape shape = {config->n_heads, config->n_heads, head_dim,
-                                    1 / sqrtf((float)head_dim), false};
+    struct attention_shape shape = {config->n_heads, config->n_heads,
+                                    head_dim,        1 / sqrtf((float)head_dim),
+                                    false,           layer->out.form};
     if (nn_attention(compute, &shape, sees_all ? pass->wholes : pass->windows,
                      sees_all ? pass->n_views : pass->n_windows, err))
         return err->status;

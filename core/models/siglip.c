@@ -392,8 +392,9 @@ static enum status pool(const struct siglip *siglip, const struct compute *compu
                                            .kv_stride = 2 * dim,
                                            .out = attended + i * dim,
                                            .out_stride = dim};
-    struct attention_shape shape = {config->n_heads, config->n_heads, head_dim,
-                                    1 / sqrtf((float)head_dim), false};
+    struct attention_shape shape = {config->n_heads, config->n_heads,
+                                    head_dim,        1 / sqrtf((float)head_dim),
+                                    false,           head->out.form};
     enum status status = nn_attention(compute, &shape, items, n, err);
     if (status)
         return status;

@@ -4,19 +4,34 @@
  */
 #include "core/nn/kernels.h"
 
-/* Up to so many queries, dot products beat lanes that are mostly empty. */
-enum { FEW_QUERIES = 4, HEAD_DIM_BLOCK_MAX = 1024 };
+/* Up to so many queries, dot products beat lanes that are mostly empty; from TILES_QUERIES on it is
+ * worth laying keys and values out as tiles. */
+enum { FEW_QUERIES = 4, TILES_QUERIES = 16, HEAD_DIM_BLOCK_MAX = 1024 };
 
 struct attention_job {
     const struct attention_shape *shape;
     const struct attention_item *items;
     size_t n_items;
-    size_t block_q;
 };
 
 static bool is_few(const struct attention_job *job, const struct attention_item *item)
 {
     return item->n_q <= FEW_QUERIES || job->shape->head_dim > HEAD_DIM_BLOCK_MAX;
+}
+
+static bool takes_tiles(const struct attention_job *job, const struct attention_item *item)
+{
+    return job->shape->form != WEIGHT_F32 && kernels()->attention_tiles &&
+           item->n_q >= TILES_QUERIES && job->shape->head_dim <= ATTENTION_TILES_DIM;
+}
+
+/* Queries of a task: as many as a group takes, or, for tiles, blocks of nearly equal size. */
+static size_t block_q(const struct attention_job *job, const struct attention_item *item)
+{
+    if (!takes_tiles(job, item))
+        return kernels()->group_rows;
+    size_t n_blocks = (item->n_q + ATTENTION_TILES_Q - 1) / ATTENTION_TILES_Q;
+    return ((item->n_q + n_blocks - 1) / n_blocks + 31) / 32 * 32;
 }
 
 static size_t item_tasks(const struct attention_job *job, const struct attention_item *item)
@@ -25,7 +40,8 @@ static size_t item_tasks(const struct attention_job *job, const struct attention
         return 0;
     if (is_few(job, item))
         return job->shape->n_kv_heads;
-    return (item->n_q + job->block_q - 1) / job->block_q * job->shape->n_heads;
+    size_t each = block_q(job, item);
+    return (item->n_q + each - 1) / each * job->shape->n_heads;
 }
 
 static void attention_task(void *context, size_t i)
@@ -38,10 +54,11 @@ static void attention_task(void *context, size_t i)
         kernels()->attention_few(job->shape, item, i);
         return;
     }
-    size_t blocks = (item->n_q + job->block_q - 1) / job->block_q;
-    size_t head = i / blocks, q0 = i % blocks * job->block_q;
-    size_t n_q = min_size(job->block_q, item->n_q - q0);
-    if (scratch_of_thread()) {
+    size_t each = block_q(job, item), blocks = (item->n_q + each - 1) / each;
+    size_t head = i / blocks, q0 = i % blocks * each, n_q = min_size(each, item->n_q - q0);
+    if (scratch_of_thread() && takes_tiles(job, item)) {
+        kernels()->attention_tiles(job->shape, item, head, q0, n_q);
+    } else if (scratch_of_thread()) {
         kernels()->attention_block(job->shape, item, head, q0, n_q);
     } else if (q0 == 0 && head % (job->shape->n_heads / job->shape->n_kv_heads) == 0) {
         /* No memory for scratch: the way without, once for the whole item and key/value head. */
@@ -57,7 +74,7 @@ enum status nn_attention(const struct compute *compute, const struct attention_s
         return error_set(err, STATUS_BAD_CHECKPOINT,
                          "%zu attention heads cannot share %zu key/value heads", shape->n_heads,
                          shape->n_kv_heads);
-    struct attention_job job = {shape, items, n_items, kernels()->group_rows};
+    struct attention_job job = {shape, items, n_items};
     size_t n_tasks = 0, cost = 0;
     for (size_t i = 0; i < n_items; i++) {
         n_tasks += item_tasks(&job, &items[i]);

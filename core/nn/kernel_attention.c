@@ -10,20 +10,11 @@
  * attention_few: for decoding. Dot products with the keys, weighted sums of the values; the query
  * heads that share a key/value head go together, so that the cache is read once.
  */
+#include "core/nn/kernel_attention.h"
 #include "core/nn/kernel_isa.h"
 #include "core/nn/kernel_tile.h"
 
 enum { KEYS_STEP = 4 * LANES_STEP };
-
-/* Keys that query q0 + n_q - 1 sees; those of all queries before it are fewer. */
-static size_t keys_seen(const struct attention_shape *shape, const struct attention_item *item,
-                        size_t q_end)
-{
-    if (!shape->causal)
-        return item->n_kv;
-    return item->n_kv + q_end > item->n_q ? min_size(item->n_kv, item->n_kv + q_end - item->n_q)
-                                          : 0;
-}
 
 /* ---- many queries ---------------------------------------------------------------------------- */
 
@@ -49,21 +40,6 @@ static void softmax_step(size_t vecs, float *scores, size_t n_k, float *max, flo
         vec_store(sum + v, vec_load(sum + v) * keep + total);
         for (size_t d = 0; d < dim; d++)
             vec_store(out + d * width + v, vec_load(out + d * width + v) * keep);
-    }
-}
-
-/* Lane i is query q0 + i, which sees the keys up to n_kv - n_q + q0 + i. */
-static void mask_causal(const struct attention_item *item, size_t q0, size_t width, size_t k0,
-                        size_t n_k, float *scores)
-{
-    size_t first = item->n_kv + q0; /* key j is seen by lane i when j + n_q <= first + i */
-    for (size_t j = 0; j < n_k; j++) {
-        size_t key = k0 + j + item->n_q;
-        if (key <= first)
-            continue;
-        size_t hidden = min_size(key - first, width);
-        for (size_t i = 0; i < hidden; i++)
-            scores[j * width + i] = -INFINITY;
     }
 }
 
@@ -104,26 +80,7 @@ void KERNEL(attention_block)(const struct attention_shape *shape, const struct a
                       true);
     }
 
-    float *to = item->out + q0 * item->out_stride + head * dim;
-    for (size_t lane = 0; lane < n_q; lane += LANES) {
-        vec total = vec_load(sum + lane);
-        vec factor = vec_if_less((vec){0}, total, 1.0f / total, total); /* 0 and NaN stay */
-        size_t rows = min_size(LANES, n_q - lane);
-        for (size_t d = 0; d < dim; d += LANES) {
-            vec block[LANES];
-            size_t n = min_size(LANES, dim - d);
-            for (size_t i = 0; i < LANES; i++)
-                block[i] = i < n ? vec_load(out + (d + i) * width + lane) * factor : (vec){0};
-            vec_transpose(block);
-            for (size_t i = 0; i < rows; i++) {
-                float *row = to + (lane + i) * item->out_stride + d;
-                if (n == LANES)
-                    vec_store(row, block[i]);
-                else
-                    vec_store_part(row, block[i], n);
-            }
-        }
-    }
+    store_queries(shape, item, head, q0, n_q, width, out, sum);
 }
 
 /* ---- few queries ----------------------------------------------------------------------------- */

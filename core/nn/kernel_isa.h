@@ -26,6 +26,8 @@ void KERNEL(attention_block)(const struct attention_shape *shape, const struct a
                              size_t head, size_t q0, size_t n_q);
 void KERNEL(attention_few)(const struct attention_shape *shape, const struct attention_item *item,
                            size_t kv_head);
+void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct attention_item *item,
+                             size_t head, size_t q0, size_t n_q);
 void BASE_KERNEL(activate)(enum activation activation, float *x, size_t n);
 void KERNEL(softmax_row)(float *x, size_t n);
 void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y);

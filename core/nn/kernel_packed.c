@@ -15,6 +15,9 @@
  *
  * All forms end with the sums as f32 in values[row][PANEL], where finish() takes them.
  */
+#if defined(__AMX_TILE__)
+#include "core/nn/kernel_amx.h"
+#endif
 #include "core/nn/kernel_finish.h"
 #include "core/nn/packed.h"
 
@@ -146,8 +149,6 @@ static void row_to_int4_groups(const float *x, size_t n, size_t n_padded, char *
 }
 
 #if defined(__AMX_TILE__)
-enum { TILE_ROWS = 16, TILE_BYTES = 1024 };
-
 /* Whether a chip with tiles takes them rather than dots. */
 static bool takes_tiles(const struct linear_job *job, size_t n_rows)
 {
@@ -446,18 +447,6 @@ static void int4_to_bf16(const char *block, size_t n_in, char *to)
 /* ---- tiles ----------------------------------------------------------------------------------- */
 
 #if defined(__AMX_TILE__)
-/* All eight tiles are 16 rows of 64 bytes. Given back at the block's end, so that a thread that
- * does other things is not switched with their 8 KB. */
-static void tiles_begin(void)
-{
-    static const struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } config = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    _tile_loadconfig(&config);
-}
-
 /* `tall` ? 32 : 16 rows from x on against two blocks of outputs, into values[row][PANEL]. Tile
  * loads do not run ahead of each other, so weights that are met for the first time (`fresh`) are
  * fetched some steps before. */

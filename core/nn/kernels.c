@@ -18,7 +18,7 @@
 #include "core/nn/blas.h"
 
 /* What every set has, and (below) the table of a set: those above avx512 differ from it in packed
- * products alone and take the rest from `base`. */
+ * products and attention by tiles alone and take the rest from `base`. */
 #define BASE_KERNELS(isa)                                                                          \
     void linear_block_##isa(const struct linear_job *, size_t, size_t, size_t, size_t);            \
     bool conv_block_##isa(const struct conv_job *, size_t, size_t, size_t, size_t);                \
@@ -35,7 +35,7 @@
     void dot_rows_##isa(enum dot_form, const void *, const float *, size_t, size_t, const float *, \
                         float *);
 
-#define KERNELS(isa, base, n_lanes, n_vecs, rows_at_once, ...)                                     \
+#define KERNELS(isa, base, n_lanes, n_vecs, rows_at_once, tiles, ...)                              \
     bool packed_block_##isa(const struct linear_job *, size_t, size_t, size_t, size_t);            \
     static const struct kernels kernels_##isa = {                                                  \
         .name = #isa,                                                                              \
@@ -49,6 +49,7 @@
         .fast = {[WEIGHT_F32] = true, __VA_ARGS__},                                                \
         .attention_block = attention_block_##base,                                                 \
         .attention_few = attention_few_##base,                                                     \
+        .attention_tiles = tiles,                                                                  \
         .activate = activate_##base,                                                               \
         .softmax_row = softmax_row_##base,                                                         \
         .layer_norm_row = layer_norm_row_##base,                                                   \
@@ -59,19 +60,22 @@
 
 #if defined(__x86_64__)
 BASE_KERNELS(avx512)
-KERNELS(amx, avx512, 16, 4, 32, [WEIGHT_BF16] = true, [WEIGHT_INT8] = true, [WEIGHT_INT4] = true)
-KERNELS(avx512bf16, avx512, 16, 4,
-        6, [WEIGHT_BF16] = true, [WEIGHT_INT8] = true, [WEIGHT_INT4] = true)
-KERNELS(avx512vnni, avx512, 16, 4, 6, [WEIGHT_INT8] = true)
-KERNELS(avx512, avx512, 16, 4, 12, )
+void attention_tiles_amx(const struct attention_shape *, const struct attention_item *, size_t,
+                         size_t, size_t);
+KERNELS(amx, avx512, 16, 4, 32,
+        attention_tiles_amx, [WEIGHT_BF16] = true, [WEIGHT_INT8] = true, [WEIGHT_INT4] = true)
+KERNELS(avx512bf16, avx512, 16, 4, 6,
+        NULL, [WEIGHT_BF16] = true, [WEIGHT_INT8] = true, [WEIGHT_INT4] = true)
+KERNELS(avx512vnni, avx512, 16, 4, 6, NULL, [WEIGHT_INT8] = true)
+KERNELS(avx512, avx512, 16, 4, 12, NULL, )
 BASE_KERNELS(avx2)
-KERNELS(avx2, avx2, 8, 3, 4, )
+KERNELS(avx2, avx2, 8, 3, 4, NULL, )
 #endif
 BASE_KERNELS(portable)
 #if defined(__aarch64__)
-KERNELS(portable, portable, 4, 4, 4, )
+KERNELS(portable, portable, 4, 4, 4, NULL, )
 #else
-KERNELS(portable, portable, 4, 3, 2, )
+KERNELS(portable, portable, 4, 3, 2, NULL, )
 #endif
 
 #if defined(__x86_64__)

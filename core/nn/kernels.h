@@ -65,6 +65,8 @@ static inline bool linear_is_long(const struct linear_job *job)
     return job->linear->n_in > LINEAR_LONG;
 }
 
+enum { ATTENTION_TILES_Q = 320, ATTENTION_TILES_DIM = 256 };
+
 struct kernels {
     const char *name;
     size_t lanes;
@@ -94,6 +96,11 @@ struct kernels {
     /* All queries of one item, for the heads that share one key/value head: for few queries. */
     void (*attention_few)(const struct attention_shape *shape, const struct attention_item *item,
                           size_t kv_head);
+
+    /* Queries [q0, q0 + n_q), n_q <= ATTENTION_TILES_Q, by products of bf16; head_dim <=
+     * ATTENTION_TILES_DIM. NULL where the chip has no tiles for it. */
+    void (*attention_tiles)(const struct attention_shape *shape, const struct attention_item *item,
+                            size_t head, size_t q0, size_t n_q);
 
     void (*activate)(enum activation activation, float *x, size_t n);
     void (*softmax_row)(float *x, size_t n);

@@ -82,7 +82,7 @@ void nn_activate(const struct compute *compute, enum activation activation, floa
  * f32. int8: weights to a step per output, activations to a step per row, summed exactly; where the
  * chip has no such unit, weights alone. int4: weights to a step per output and 32 inputs,
  * activations as for bf16, or of few rows to 8 bits with a step per 32. Norms, softmax and what
- * lies between the layers are f32 in all of them.
+ * lies between the layers are f32 in all of them; attention's products: see attention_shape.
  */
 enum weight_form { WEIGHT_F32, WEIGHT_BF16, WEIGHT_INT8, WEIGHT_INT4, N_WEIGHT_FORMS };
 const char *weight_form_name(enum weight_form form); /* "f32", "bf16", … */
@@ -163,6 +163,9 @@ struct attention_shape {
     size_t head_dim;
     float scale; /* usually 1 / sqrt(head_dim) */
     bool causal; /* query i of an item sees keys 0 … n_kv - n_q + i */
+    /* The layer's: unless it is f32, queries, keys, values and weights may be rounded to bf16 for
+     * the products, on chips that multiply it faster. Softmax is f32 in all. */
+    enum weight_form form;
 };
 
 /* softmax(scale · q kᵀ + mask) v for every item and head, spread over items × heads × blocks of

@@ -216,7 +216,7 @@ static void bench_attention(void)
     printf("attention\n");
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct attention run = {
-            .shape = {rows[i].n_heads, rows[i].n_kv_heads, rows[i].dim, 0.125f, false},
+            .shape = {rows[i].n_heads, rows[i].n_kv_heads, rows[i].dim, 0.125f, false, form},
             .n_items = rows[i].n_items};
         size_t width = rows[i].n_heads * rows[i].dim, kv_width = rows[i].n_kv_heads * rows[i].dim;
         float *q = random_floats(32 * rows[i].n_q * width),
@@ -317,7 +317,7 @@ static void vit_pass(void *context)
 {
     struct vit *vit = context;
     size_t n = vit->batch * TOKENS;
-    struct attention_shape shape = {N_HEADS, N_HEADS, WIDTH / N_HEADS, 0.125f, false};
+    struct attention_shape shape = {N_HEADS, N_HEADS, WIDTH / N_HEADS, 0.125f, false, form};
     struct attention_item items[32];
     struct error err;
     double t0 = now(), t1;

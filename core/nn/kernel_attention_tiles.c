@@ -1,0 +1,290 @@
+/*
+ * kernel_attention_tiles.c: attention by tiles (AMX), products of bf16 summed in f32: for layers
+ * whose weights are in a form narrower than f32.
+ *
+ * As in kernel_attention.c queries lie in the lanes and keys are taken KEYS_STEP at a time with a
+ * running maximum and sum. A step's keys and values are rounded and laid out as tiles once for all
+ * the task's queries, which then take turns, PAIR (two tiles) at a time:
+ *
+ *   scores[key][query] = keys · queriesᵀ     keys lie as they are, queries as words of 2 inputs
+ *   weights = 2^(scores - maximum)           f32; two keys' weights become words of 2 inputs, which
+ *                                            is how the next product wants them
+ *   out[dim][query] += valuesᵀ · weights     values are transposed as they are laid out
+ *
+ * Scores and weights of a step stay in the first cache.
+ */
+#include "core/nn/kernel_amx.h"
+#include "core/nn/kernel_attention.h"
+#include "core/nn/kernel_isa.h"
+
+enum {
+    KEYS_STEP = 192,
+    PAIR = 2 * TILE_ROWS, /* queries */
+    TILE_IN = 32,         /* inputs of a product that a tile holds */
+};
+
+/* A number of keys or queries filled up to whole pairs of tiles. */
+INLINE size_t pairs_of(size_t n)
+{
+    return (n + PAIR - 1) / PAIR * PAIR;
+}
+
+/* Where the parts of a task lie in scratch. */
+struct parts {
+    size_t dim, padded; /* head_dim, and filled up with zeros to a multiple of TILE_IN */
+    char *keys;         /* [KEYS_STEP / 16][padded / 32] tiles of 16 keys x 32 dims */
+    char *values;       /* [KEYS_STEP / 32][padded / 16] tiles of 16 dims x 32 keys */
+    char *queries;      /* [n_q / 16][padded / 32] tiles of words [16 pairs of dims][16] */
+    float *scores;      /* [KEYS_STEP][PAIR] */
+    float *out;         /* [n_q / PAIR][padded][PAIR] */
+    float *max, *sum;   /* [n_q] */
+};
+
+static struct parts parts_of(struct scratch *scratch, size_t dim, size_t n_q)
+{
+    size_t padded = (dim + TILE_IN - 1) / TILE_IN * TILE_IN;
+    size_t queries = pairs_of(n_q);
+    float *at = scratch->floats;
+    struct parts parts = {.dim = dim, .padded = padded};
+    parts.scores = at;
+    parts.max = parts.scores + KEYS_STEP * PAIR;
+    parts.sum = parts.max + queries;
+    parts.out = parts.sum + queries;
+    parts.keys = (char *)(parts.out + queries * padded);
+    parts.values = parts.keys + KEYS_STEP * padded * 2;
+    parts.queries = parts.values + KEYS_STEP * padded * 2;
+    return parts;
+}
+_Static_assert(KEYS_STEP *PAIR * 4 + ATTENTION_TILES_Q * (8 + ATTENTION_TILES_DIM * (4 + 2)) +
+                       2 * KEYS_STEP * ATTENTION_TILES_DIM * 2 <=
+                   SCRATCH_FLOATS * 4,
+               "a task's parts fit into scratch");
+
+INLINE __m512 load_upto(const float *from, size_t at, size_t n)
+{
+    return (__m512)(at + LANES <= n ? vec_load(from + at)
+                    : at < n        ? vec_load_part(from + at, n - at)
+                                    : (vec){0});
+}
+
+/* Words of two inputs, a's in the lower halves. */
+INLINE __m512i pair_words(__m512 a, __m512 b)
+{
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
+
+static void pack_keys(const float *k, size_t stride, size_t n_k, const struct parts *parts)
+{
+    char *to = parts->keys;
+    for (size_t j0 = 0; j0 < pairs_of(n_k); j0 += TILE_ROWS)
+        for (size_t d = 0; d < parts->padded; d += TILE_IN)
+            for (size_t j = j0; j < j0 + TILE_ROWS; j++, to += 64) {
+                const float *row = k + j * stride;
+                size_t n = j < n_k ? parts->dim : 0;
+                __m512 low = load_upto(row, d, n), high = load_upto(row, d + LANES, n);
+                _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+            }
+}
+
+static void pack_values(const float *v, size_t stride, size_t n_k, const struct parts *parts)
+{
+    char *to = parts->values;
+    for (size_t j0 = 0; j0 < n_k; j0 += TILE_IN)
+        for (size_t d = 0; d < parts->padded; d += TILE_ROWS, to += TILE_BYTES) {
+            vec words[LANES];
+            for (size_t i = 0; i < LANES; i++) {
+                size_t j = j0 + 2 * i;
+                const float *row = v + j * stride;
+                words[i] =
+                    (vec)pair_words(load_upto(row, d, j < n_k ? parts->dim : 0),
+                                    load_upto(row + stride, d, j + 1 < n_k ? parts->dim : 0));
+            }
+            vec_transpose(words);
+            for (size_t i = 0; i < LANES; i++)
+                vec_store((float *)(void *)to + i * LANES, words[i]);
+        }
+}
+
+static void pack_queries(const float *q, size_t stride, size_t n_q, float scale,
+                         const struct parts *parts)
+{
+    char *to = parts->queries;
+    for (size_t i0 = 0; i0 < pairs_of(n_q); i0 += TILE_ROWS)
+        for (size_t d = 0; d < parts->padded; d += TILE_IN, to += TILE_BYTES) {
+            vec words[LANES];
+            for (size_t i = 0; i < LANES; i++) {
+                const float *row = q + (i0 + i) * stride;
+                size_t n = i0 + i < n_q ? parts->dim : 0;
+                __m512 low = load_upto(row, d, n), high = load_upto(row, d + LANES, n);
+                words[i] = (vec)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high, _mm512_set1_ps(scale)),
+                                                    _mm512_mul_ps(low, _mm512_set1_ps(scale)));
+            }
+            vec_transpose(words);
+            for (size_t i = 0; i < LANES; i++)
+                vec_store((float *)(void *)to + i * LANES, words[i]);
+        }
+}
+
+/* scores[n_k][PAIR] of the pair of query tiles at `queries`. */
+static void score_step(const struct parts *parts, size_t n_k, const char *queries)
+{
+    size_t row_tiles = parts->padded / TILE_IN, next = row_tiles * TILE_BYTES;
+    const char *keys = parts->keys;
+    for (size_t j = 0; j < n_k; j += PAIR, keys += 2 * next) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (size_t at = 0; at < next; at += TILE_BYTES) {
+            _tile_loadd(4, keys + at, 64);
+            _tile_loadd(6, queries + at, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, queries + next + at, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, keys + next + at, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        float *to = parts->scores + j * PAIR;
+        _tile_stored(0, to, PAIR * 4);
+        _tile_stored(1, to + TILE_ROWS, PAIR * 4);
+        _tile_stored(2, to + TILE_ROWS * PAIR, PAIR * 4);
+        _tile_stored(3, to + TILE_ROWS * PAIR + TILE_ROWS, PAIR * 4);
+    }
+}
+
+/* 2^x to 8e-5, far finer than bf16 is; 0 for -infinity, NaN for NaN. The polynomial is by
+ * tests/reference/nn_polynomials.py. */
+INLINE __m512 exp2_rough(__m512 x)
+{
+    __m512 r = _mm512_reduce_ps(x, 1); /* x less the next whole number below */
+    __m512 p = _mm512_fmadd_ps(r, _mm512_set1_ps(7.80245222e-2f), _mm512_set1_ps(2.26067155e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.95833540e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.99925218e-1f));
+    return _mm512_scalef_ps(p, x);
+}
+
+/* Makes scores weights, as words of two keys, in place: [n_k / 2][PAIR] (n_k filled up with zeros
+ * to a multiple of TILE_IN). Follows the running maximum and sum; scales what is in `out`. */
+static void softmax_step(float *scores, size_t n_k, float *max, float *sum, float *out,
+                         size_t padded)
+{
+    __m512 top[2], shift[2], keep[2], total[2][2];
+    for (size_t v = 0; v < 2; v++) {
+        __m512 more[2] = {_mm512_loadu_ps(max + v * LANES), _mm512_set1_ps(-INFINITY)};
+        top[v] = more[0];
+        for (size_t j = 0; j < n_k; j++)
+            more[j % 2] =
+                _mm512_max_ps(_mm512_loadu_ps(scores + j * PAIR + v * LANES), more[j % 2]);
+        __m512 before = top[v];
+        top[v] = _mm512_max_ps(more[0], more[1]);
+        /* where all keys so far are masked, any finite shift gives 2^-infinity = 0 */
+        shift[v] = _mm512_max_ps(top[v], _mm512_set1_ps(-3e38f));
+        keep[v] = exp2_rough(_mm512_sub_ps(before, shift[v]));
+        total[v][0] = total[v][1] = _mm512_setzero_ps();
+    }
+    size_t n_words = (n_k + TILE_IN - 1) / TILE_IN * TILE_IN / 2;
+    for (size_t j = 0; j < n_words; j++)
+#pragma GCC unroll 2
+        for (size_t v = 0; v < 2; v++) {
+            const float *from = scores + 2 * j * PAIR + v * LANES;
+            __m512 e[2];
+#pragma GCC unroll 2
+            for (size_t i = 0; i < 2; i++) {
+                e[i] = exp2_rough(_mm512_sub_ps(_mm512_loadu_ps(from + i * PAIR), shift[v]));
+                if (2 * j + i >= n_k)
+                    e[i] = _mm512_setzero_ps();
+                total[v][i] = _mm512_add_ps(total[v][i], e[i]);
+            }
+            _mm512_storeu_si512(scores + j * PAIR + v * LANES, pair_words(e[0], e[1]));
+        }
+    for (size_t v = 0; v < 2; v++) {
+        _mm512_storeu_ps(max + v * LANES, top[v]);
+        __m512 more = _mm512_add_ps(total[v][0], total[v][1]);
+        _mm512_storeu_ps(sum + v * LANES,
+                         _mm512_fmadd_ps(_mm512_loadu_ps(sum + v * LANES), keep[v], more));
+    }
+    for (size_t d = 0; d < padded; d++)
+        for (size_t v = 0; v < 2; v++) {
+            float *at = out + d * PAIR + v * LANES;
+            _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), keep[v]));
+        }
+}
+
+/* out[padded][PAIR] += valuesᵀ · weights */
+static void weigh_step(const struct parts *parts, size_t n_k, float *out)
+{
+    size_t next = parts->padded / TILE_ROWS * TILE_BYTES;
+    for (size_t d = 0; d < parts->padded; d += PAIR) {
+        float *to = out + d * PAIR;
+        const char *values = parts->values + d / TILE_ROWS * TILE_BYTES;
+        _tile_loadd(0, to, PAIR * 4);
+        _tile_loadd(1, to + TILE_ROWS, PAIR * 4);
+        _tile_loadd(2, to + TILE_ROWS * PAIR, PAIR * 4);
+        _tile_loadd(3, to + TILE_ROWS * PAIR + TILE_ROWS, PAIR * 4);
+        for (size_t j = 0; j < n_k; j += TILE_IN, values += next) {
+            const float *weights = parts->scores + j / 2 * PAIR;
+            _tile_loadd(4, values, 64);
+            _tile_loadd(6, weights, PAIR * 4);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, weights + TILE_ROWS, PAIR * 4);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, values + TILE_BYTES, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, to, PAIR * 4);
+        _tile_stored(1, to + TILE_ROWS, PAIR * 4);
+        _tile_stored(2, to + TILE_ROWS * PAIR, PAIR * 4);
+        _tile_stored(3, to + TILE_ROWS * PAIR + TILE_ROWS, PAIR * 4);
+    }
+}
+
+void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct attention_item *item,
+                             size_t head, size_t q0, size_t n_q)
+{
+    const float log2_e = 1.44269504f;
+    size_t dim = shape->head_dim, kv_head = head / (shape->n_heads / shape->n_kv_heads);
+    struct scratch *scratch = scratch_of_thread();
+    scratch->job_id = 0;
+    struct parts parts = parts_of(scratch, dim, n_q);
+    for (size_t i = 0; i < pairs_of(n_q); i++) {
+        parts.max[i] = -INFINITY;
+        parts.sum[i] = 0;
+    }
+    memset(parts.out, 0, pairs_of(n_q) * parts.padded * sizeof(float));
+    pack_queries(item->q + q0 * item->q_stride + head * dim, item->q_stride, n_q,
+                 shape->scale * log2_e, &parts);
+    tiles_begin();
+    size_t n_kv = keys_seen(shape, item, q0 + n_q);
+    for (size_t k0 = 0; k0 < n_kv; k0 += KEYS_STEP) {
+        size_t n_k = min_size(KEYS_STEP, n_kv - k0), at = k0 * item->kv_stride + kv_head * dim;
+        pack_keys(item->k + at, item->kv_stride, n_k, &parts);
+        pack_values(item->v + at, item->kv_stride, n_k, &parts);
+        for (size_t i = 0; i < n_q; i += PAIR) {
+            size_t n = min_size(PAIR, n_q - i);
+            if (keys_seen(shape, item, q0 + i + n) <= k0)
+                continue;
+            float *out = parts.out + i * parts.padded;
+            tiles_see_memory();
+            score_step(&parts, n_k, parts.queries + i * parts.padded * 2);
+            for (size_t j = 0; item->key_bias && j < n_k; j++)
+                for (size_t l = 0; l < PAIR; l += LANES) {
+                    float *score = parts.scores + j * PAIR + l;
+                    vec_store(score, vec_load(score) + item->key_bias[k0 + j] * log2_e);
+                }
+            if (shape->causal)
+                mask_causal(item, q0 + i, PAIR, k0, n_k, parts.scores);
+            softmax_step(parts.scores, n_k, parts.max + i, parts.sum + i, out, parts.padded);
+            tiles_see_memory();
+            weigh_step(&parts, n_k, out);
+        }
+    }
+    _tile_release();
+    for (size_t i = 0; i < n_q; i += PAIR)
+        store_queries(shape, item, head, q0 + i, min_size(PAIR, n_q - i), PAIR,
+                      parts.out + i * parts.padded, parts.sum + i);
+}
