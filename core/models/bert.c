@@ -199,6 +199,14 @@ static struct attention_shape shape_of(const struct bert_config *config,
                                     causal,          attention->out.form};
 }
 
+/* How decoders' shared keys and values lie: see bert_cross_kv(). */
+static enum dtype cross_dtype(const struct bert *bert)
+{
+    bool narrow = bert->layers[0].cross.k.form != WEIGHT_F32 &&
+                  bert->config.dim / bert->config.n_heads <= KV_BF16_DIM;
+    return narrow ? DTYPE_BF16 : DTYPE_F32;
+}
+
 /* x = norm(x + out(attended)) */
 static void finish_attention(const struct pass *pass, const struct bert_attention *attention,
                              float *x)
@@ -267,25 +275,31 @@ static enum status cross_attention(const struct pass *pass, size_t layer, float 
         const struct bert_item *item = &pass->items[i];
         const struct kv_shared *shared =
             item->sequence ? item->sequence->cross : pass->sources[item->source].kv;
-        const float *keys = pass->source_kv;
-        size_t n_kv;
+        struct attention_item *out = &pass->attention[i];
+        *out = (struct attention_item){.q = pass->q + row * dim,
+                                       .n_q = item->n,
+                                       .q_stride = dim,
+                                       .kv_stride = dim,
+                                       .out = pass->attended + row * dim,
+                                       .out_stride = dim};
         if (shared) {
-            n_kv = shared->n_rows;
-            keys = shared->data + 2 * layer * n_kv * dim;
+            size_t head_dim = dim / pass->bert->config.n_heads, plane = shared->n_rows * dim;
+            out->n_kv = shared->n_rows;
+            out->kv_dtype = cross_dtype(pass->bert);
+            out->k = (const char *)shared->data + 2 * layer * plane * dtype_size(out->kv_dtype);
+            out->v = (const char *)out->k + plane * dtype_size(out->kv_dtype);
+            if (out->kv_dtype == DTYPE_BF16) {
+                out->kv_stride = head_dim;
+                out->kv_head_stride = shared->n_rows * head_dim;
+            }
         } else {
+            const float *keys = pass->source_kv;
             for (size_t s = 0; s < item->source; s++)
                 keys += pass->sources[s].kv ? 0 : 2 * pass->sources[s].n_rows * dim;
-            n_kv = pass->sources[item->source].n_rows;
+            out->n_kv = pass->sources[item->source].n_rows;
+            out->k = keys;
+            out->v = keys + out->n_kv * dim;
         }
-        pass->attention[i] = (struct attention_item){.q = pass->q + row * dim,
-                                                     .n_q = item->n,
-                                                     .q_stride = dim,
-                                                     .k = keys,
-                                                     .v = keys + n_kv * dim,
-                                                     .n_kv = n_kv,
-                                                     .kv_stride = dim,
-                                                     .out = pass->attended + row * dim,
-                                                     .out_stride = dim};
     }
     struct attention_shape shape = shape_of(&pass->bert->config, attention, false);
     enum status status = nn_attention(pass->compute, &shape, pass->attention, pass->n_items, err);
@@ -330,24 +344,56 @@ enum status bert_forward(const struct bert *bert, const struct compute *compute,
     return status;
 }
 
+/* The floats of a block; false when they are too many to count. */
+static bool cross_floats(const struct bert *bert, size_t n_rows, size_t *n_floats)
+{
+    if (!size_mul(n_rows, bert->config.dim, n_floats) ||
+        !size_mul(*n_floats, 2 * bert->config.n_layers, n_floats))
+        return false;
+    if (cross_dtype(bert) == DTYPE_BF16)
+        *n_floats /= 2; /* an even number */
+    return true;
+}
+
+bool bert_cross_fits(const struct bert *bert, const struct kv_shared *kv, size_t n_rows)
+{
+    size_t n_floats;
+    return kv->n_rows == n_rows && cross_floats(bert, n_rows, &n_floats) &&
+           kv->n_floats == n_floats;
+}
+
+/* One plane of a block: the source's keys, or values. `wide`: room for it in f32. */
+static void cross_plane(const struct bert *bert, const struct compute *compute,
+                        const struct linear *linear, const struct bert_source *source, float *wide,
+                        char *to)
+{
+    size_t n_heads = bert->config.n_heads, head_dim = bert->config.dim / n_heads;
+    float *rows = wide ? wide : (float *)(void *)to;
+    nn_linear(compute, linear, source->rows, source->n_rows, ACTIVATION_NONE, NULL, rows);
+    if (wide)
+        nn_keep_bf16(compute, wide, source->n_rows, n_heads, head_dim, (uint16_t *)(void *)to);
+}
+
 struct kv_shared *bert_cross_kv(const struct bert *bert, const struct compute *compute,
                                 const struct bert_source *source, struct error *err)
 {
-    size_t dim = bert->config.dim, n_plane, n_floats;
+    bool narrow = cross_dtype(bert) == DTYPE_BF16;
+    size_t n_floats, n_plane = source->n_rows * bert->config.dim;
     struct kv_shared *shared = NULL;
-    if (size_mul(source->n_rows, dim, &n_plane) &&
-        size_mul(n_plane, 2 * bert->config.n_layers, &n_floats))
+    float *wide = NULL;
+    if (cross_floats(bert, source->n_rows, &n_floats) &&
+        (!narrow || (wide = arena_array(compute->scratch, n_plane, sizeof *wide))))
         shared = kv_shared_new(source->n_rows, n_floats);
     if (!shared) {
         error_no_memory(err, "a picture's keys and values");
         return NULL;
     }
-    float *out = shared->data;
-    for (size_t i = 0; i < bert->config.n_layers; i++, out += 2 * n_plane) {
+    char *out = (char *)shared->data;
+    size_t plane_bytes = n_plane * dtype_size(cross_dtype(bert));
+    for (size_t i = 0; i < bert->config.n_layers; i++, out += 2 * plane_bytes) {
         const struct bert_attention *cross = &bert->layers[i].cross;
-        nn_linear(compute, &cross->k, source->rows, source->n_rows, ACTIVATION_NONE, NULL, out);
-        nn_linear(compute, &cross->v, source->rows, source->n_rows, ACTIVATION_NONE, NULL,
-                  out + n_plane);
+        cross_plane(bert, compute, &cross->k, source, wide, out);
+        cross_plane(bert, compute, &cross->v, source, wide, out + plane_bytes);
     }
     return shared;
 }

@@ -109,12 +109,9 @@ struct batch {
 /* What an earlier prompt about the picture left, if it fits. */
 static struct kv_shared *given_kv(const struct blip *blip, const struct prompt *prompt)
 {
-    const struct bert_config *config = &blip->config.text;
     struct kv_shared *kv = prompt->picture_kv ? *prompt->picture_kv : NULL;
-    size_t n_rows = prompt->images[0]->n_rows;
-    bool fits =
-        kv && kv->n_rows == n_rows && kv->n_floats == 2 * config->n_layers * n_rows * config->dim;
-    return fits ? kv : NULL;
+    /* the encoder's, where there is one, have the decoder's shape */
+    return kv && bert_cross_fits(&blip->text_decoder, kv, prompt->images[0]->n_rows) ? kv : NULL;
 }
 
 /* Leaves the pictures' keys and values to the prompts that asked for them. */

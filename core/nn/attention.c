@@ -83,3 +83,25 @@ enum status nn_attention(const struct compute *compute, const struct attention_s
     pool_run_sized(compute->pool, n_tasks, 2 * cost, attention_task, &job);
     return STATUS_OK;
 }
+
+struct keep_job {
+    const float *rows;
+    size_t n_rows, n_heads, head_dim;
+    uint16_t *to;
+};
+
+static void keep_head(void *context, size_t head)
+{
+    const struct keep_job *job = context;
+    const float *from = job->rows + head * job->head_dim;
+    uint16_t *to = job->to + head * job->n_rows * job->head_dim;
+    for (size_t row = 0; row < job->n_rows; row++, to += job->head_dim)
+        kernels()->f32_to_bf16(from + row * job->n_heads * job->head_dim, job->head_dim, to);
+}
+
+void nn_keep_bf16(const struct compute *compute, const float *rows, size_t n_rows, size_t n_heads,
+                  size_t head_dim, uint16_t *to)
+{
+    struct keep_job job = {rows, n_rows, n_heads, head_dim, to};
+    pool_run_sized(compute->pool, n_heads, n_rows * n_heads * head_dim, keep_head, &job);
+}

@@ -48,11 +48,10 @@ void KERNEL(attention_block)(const struct attention_shape *shape, const struct a
 {
     size_t dim = shape->head_dim, vecs = (n_q + LANES - 1) / LANES, width = vecs * LANES;
     size_t kv_head = head / (shape->n_heads / shape->n_kv_heads);
-    const float *k = item->k + kv_head * dim, *v = item->v + kv_head * dim;
     struct scratch *scratch = scratch_of_thread();
     scratch->job_id = 0;
     float *scores = scratch->floats, *packed = scores + KEYS_STEP * LANES_MAX;
-    float *out = packed + dim * width;
+    float *out = packed + dim * width, *wide = out + dim * width;
     _Alignas(64) float max[LANES_MAX], sum[LANES_MAX];
     for (size_t i = 0; i < width; i++) {
         max[i] = -INFINITY;
@@ -66,9 +65,9 @@ void KERNEL(attention_block)(const struct attention_shape *shape, const struct a
 
     size_t n_kv = keys_seen(shape, item, q0 + n_q);
     for (size_t k0 = 0; k0 < n_kv; k0 += KEYS_STEP) {
-        size_t n_k = min_size(KEYS_STEP, n_kv - k0);
-        lanes_product(vecs, k + k0 * item->kv_stride, item->kv_stride, 1, n_k, packed, dim, scores,
-                      false);
+        size_t n_k = min_size(KEYS_STEP, n_kv - k0), stride;
+        const float *k = kv_rows(shape, item, item->k, kv_head, k0, n_k, wide, &stride);
+        lanes_product(vecs, k, stride, 1, n_k, packed, dim, scores, false);
         for (size_t j = 0; item->key_bias && j < n_k; j++)
             for (size_t i = 0; i < width; i += LANES)
                 vec_store(scores + j * width + i,
@@ -76,8 +75,8 @@ void KERNEL(attention_block)(const struct attention_shape *shape, const struct a
         if (shape->causal)
             mask_causal(item, q0, width, k0, n_k, scores);
         softmax_step(vecs, scores, n_k, max, sum, out, dim);
-        lanes_product(vecs, v + k0 * item->kv_stride, 1, item->kv_stride, dim, scores, n_k, out,
-                      true);
+        const float *v = kv_rows(shape, item, item->v, kv_head, k0, n_k, wide, &stride);
+        lanes_product(vecs, v, 1, stride, dim, scores, n_k, out, true);
     }
 
     store_queries(shape, item, head, q0, n_q, width, out, sum);
@@ -193,12 +192,17 @@ static float softmax_few(float *scores, size_t n, float scale, const float *bias
     return keep;
 }
 
+/* Keys or values widened at a time, as floats. */
+enum { WIDE_STEP = 8192 };
+
 /* At most DOT_ROWS pairs of (query, head) that share a key/value head. */
 static void attend_rows(const struct attention_shape *shape, const struct attention_item *item,
                         size_t kv_head, const float *const *q, float *const *out,
                         const size_t *keys, size_t n_rows)
 {
     size_t dim = shape->head_dim, n_kv = 0;
+    size_t step = item->kv_dtype == DTYPE_F32 ? KEYS_STEP : min_size(KEYS_STEP, WIDE_STEP / dim);
+    _Alignas(64) float wide[WIDE_STEP];
     float scores[DOT_ROWS * KEYS_STEP], max[DOT_ROWS], sum[DOT_ROWS];
     for (size_t r = 0; r < n_rows; r++) {
         max[r] = -INFINITY;
@@ -206,18 +210,20 @@ static void attend_rows(const struct attention_shape *shape, const struct attent
         n_kv = keys[r] > n_kv ? keys[r] : n_kv;
         memset(out[r], 0, dim * sizeof(float));
     }
-    for (size_t k0 = 0; k0 < n_kv; k0 += KEYS_STEP) {
-        size_t n_k = min_size(KEYS_STEP, n_kv - k0), at = k0 * item->kv_stride + kv_head * dim;
+    for (size_t k0 = 0; k0 < n_kv; k0 += step) {
+        size_t n_k = min_size(step, n_kv - k0), stride;
+        const float *k = kv_rows(shape, item, item->k, kv_head, k0, n_k, wide, &stride);
         if (n_rows == 1)
-            dot_keys(q[0], item->k + at, item->kv_stride, n_k, dim, scores);
+            dot_keys(q[0], k, stride, n_k, dim, scores);
         else
-            dot_product(q, n_rows, item->k + at, item->kv_stride, n_k, dim, scores, KEYS_STEP);
+            dot_product(q, n_rows, k, stride, n_k, dim, scores, KEYS_STEP);
+        const float *v = kv_rows(shape, item, item->v, kv_head, k0, n_k, wide, &stride);
         for (size_t r = 0; r < n_rows; r++) {
             float *row = scores + r * KEYS_STEP;
             size_t seen = keys[r] > k0 ? min_size(n_k, keys[r] - k0) : 0;
             const float *bias = item->key_bias ? item->key_bias + k0 : NULL;
             float keep = softmax_few(row, seen, shape->scale, bias, &max[r], &sum[r]);
-            add_weighted(row, item->v + at, item->kv_stride, seen, keep, out[r], dim);
+            add_weighted(row, v, stride, seen, keep, out[r], dim);
         }
     }
     for (size_t r = 0; r < n_rows; r++)

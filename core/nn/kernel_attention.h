@@ -18,6 +18,31 @@ INLINE size_t keys_seen(const struct attention_shape *shape, const struct attent
                                           : 0;
 }
 
+/* Keys or values [k0, k0 + n) of a head as rows of f32, *stride apart: where they lie, or widened
+ * into wide[n][head_dim]. */
+static inline const float *kv_rows(const struct attention_shape *shape,
+                                   const struct attention_item *item, const void *base,
+                                   size_t kv_head, size_t k0, size_t n, float *wide, size_t *stride)
+{
+    size_t dim = shape->head_dim, head_stride = item->kv_head_stride ? item->kv_head_stride : dim;
+    size_t at = kv_head * head_stride + k0 * item->kv_stride;
+    *stride = item->kv_stride;
+    if (item->kv_dtype == DTYPE_F32)
+        return (const float *)base + at;
+    const uint16_t *from = (const uint16_t *)base + at;
+    if (item->kv_stride == dim) { /* one run */
+        dim *= n;
+        n = 1;
+    }
+    for (size_t j = 0; j < n; j++) {
+        uint32_t *to = (uint32_t *)(void *)(wide + j * dim);
+        for (size_t d = 0; d < dim; d++)
+            to[d] = (uint32_t)from[j * item->kv_stride + d] << 16;
+    }
+    *stride = shape->head_dim;
+    return wide;
+}
+
 /* Lane i is query q0 + i, which sees the keys up to n_kv - n_q + q0 + i. */
 static inline void mask_causal(const struct attention_item *item, size_t q0, size_t width,
                                size_t k0, size_t n_k, float *scores)

@@ -38,6 +38,7 @@ struct parts {
     float *scores;      /* [KEYS_STEP][PAIR] */
     float *out;         /* [n_q / PAIR][padded][PAIR] */
     float *max, *sum;   /* [n_q] */
+    float *wide;        /* [KEYS_STEP][dim], of keys or values that are bf16 already */
 };
 
 static struct parts parts_of(struct scratch *scratch, size_t dim, size_t n_q)
@@ -50,13 +51,14 @@ static struct parts parts_of(struct scratch *scratch, size_t dim, size_t n_q)
     parts.max = parts.scores + KEYS_STEP * PAIR;
     parts.sum = parts.max + queries;
     parts.out = parts.sum + queries;
-    parts.keys = (char *)(parts.out + queries * padded);
+    parts.wide = parts.out + queries * padded;
+    parts.keys = (char *)(parts.wide + KEYS_STEP * dim);
     parts.values = parts.keys + KEYS_STEP * padded * 2;
     parts.queries = parts.values + KEYS_STEP * padded * 2;
     return parts;
 }
 _Static_assert(KEYS_STEP *PAIR * 4 + ATTENTION_TILES_Q * (8 + ATTENTION_TILES_DIM * (4 + 2)) +
-                       2 * KEYS_STEP * ATTENTION_TILES_DIM * 2 <=
+                       KEYS_STEP * ATTENTION_TILES_DIM * (4 + 2 + 2) <=
                    SCRATCH_FLOATS * 4,
                "a task's parts fit into scratch");
 
@@ -261,9 +263,11 @@ void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct a
     tiles_begin();
     size_t n_kv = keys_seen(shape, item, q0 + n_q);
     for (size_t k0 = 0; k0 < n_kv; k0 += KEYS_STEP) {
-        size_t n_k = min_size(KEYS_STEP, n_kv - k0), at = k0 * item->kv_stride + kv_head * dim;
-        pack_keys(item->k + at, item->kv_stride, n_k, &parts);
-        pack_values(item->v + at, item->kv_stride, n_k, &parts);
+        size_t n_k = min_size(KEYS_STEP, n_kv - k0), stride;
+        const float *rows = kv_rows(shape, item, item->k, kv_head, k0, n_k, parts.wide, &stride);
+        pack_keys(rows, stride, n_k, &parts);
+        rows = kv_rows(shape, item, item->v, kv_head, k0, n_k, parts.wide, &stride);
+        pack_values(rows, stride, n_k, &parts);
         for (size_t i = 0; i < n_q; i += PAIR) {
             size_t n = min_size(PAIR, n_q - i);
             if (keys_seen(shape, item, q0 + i + n) <= k0)

@@ -158,6 +158,17 @@ static inline float f32_from_f16(uint16_t half)
     return f32_from_bits(sign | (rest >= 0x0F800000 ? special : bits));
 }
 
+/* What is no number stays none. */
+void KERNEL(f32_to_bf16)(const float *src, size_t n, uint16_t *dst)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, src + i, sizeof bits);
+        uint32_t rounded = bits + 0x7FFF + (bits >> 16 & 1);
+        dst[i] = (uint16_t)((bits & 0x7FFFFFFF) > 0x7F800000 ? bits >> 16 | 64 : rounded >> 16);
+    }
+}
+
 void KERNEL(dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst)
 {
     const unsigned char *from = src;

@@ -31,6 +31,7 @@
     void softmax_row_##isa(float *, size_t);                                                       \
     void layer_norm_row_##isa(const struct norm *, const float *, float *);                        \
     void rms_norm_row_##isa(const struct norm *, const float *, float *);                          \
+    void f32_to_bf16_##isa(const float *, size_t, uint16_t *);                                     \
     void dtype_to_f32_##isa(const void *, enum dtype, size_t, float *);                            \
     void dot_rows_##isa(enum dot_form, const void *, const float *, size_t, size_t, const float *, \
                         float *);
@@ -54,6 +55,7 @@
         .softmax_row = softmax_row_##base,                                                         \
         .layer_norm_row = layer_norm_row_##base,                                                   \
         .rms_norm_row = rms_norm_row_##base,                                                       \
+        .f32_to_bf16 = f32_to_bf16_##base,                                                         \
         .dtype_to_f32 = dtype_to_f32_##base,                                                       \
         .dot_rows = dot_rows_##base,                                                               \
     };

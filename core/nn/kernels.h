@@ -106,6 +106,7 @@ struct kernels {
     void (*softmax_row)(float *x, size_t n);
     void (*layer_norm_row)(const struct norm *norm, const float *x, float *y);
     void (*rms_norm_row)(const struct norm *norm, const float *x, float *y);
+    void (*f32_to_bf16)(const float *src, size_t n, uint16_t *dst); /* to nearest even */
     void (*dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst);
     void (*dot_rows)(enum dot_form form, const void *rows, const float *scales, size_t n,
                      size_t dim, const float *query, float *scores);

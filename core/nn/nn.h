@@ -149,13 +149,17 @@ void nn_l2_normalize_rows(float *x, size_t n_rows, size_t dim);
 struct attention_item {
     const float *q;
     size_t n_q, q_stride;
-    const float *k, *v;
+    const void *k, *v; /* float, or as kv_dtype says */
     size_t n_kv, kv_stride;
     float *out; /* [n_q, n_heads · head_dim], rows out_stride apart */
     size_t out_stride;
     const float *key_bias; /* [n_kv] added to the scores of all heads and queries, or NULL (masks:
                               -INFINITY) */
+    /* Other ways in which keys and values can lie, as nn_keep_bf16() lays them out. */
+    enum dtype kv_dtype;   /* DTYPE_F32, or DTYPE_BF16 with head_dim <= KV_BF16_DIM */
+    size_t kv_head_stride; /* elements from a head to the next one; 0: head_dim */
 };
+enum { KV_BF16_DIM = 256 };
 
 struct attention_shape {
     size_t n_heads;
@@ -172,6 +176,12 @@ struct attention_shape {
  * queries. The scores of a block are the only ones in memory. */
 enum status nn_attention(const struct compute *compute, const struct attention_shape *shape,
                          const struct attention_item *items, size_t n_items, struct error *err);
+
+/* Rows [n_rows, n_heads · head_dim] as bf16, one head's rows after another's: [n_heads][n_rows]
+ * [head_dim]. Half the bytes, and a head's are read in one run: for keys and values that are
+ * attended to again and again. */
+void nn_keep_bf16(const struct compute *compute, const float *rows, size_t n_rows, size_t n_heads,
+                  size_t head_dim, uint16_t *to);
 
 /* ---- pictures -----------------------------------------------------------------------------------
  */

@@ -294,7 +294,7 @@ static void attention_reference(const struct attention_shape *shape,
         double dot = 0;
         for (size_t d = 0; d < dim; d++)
             dot += (double)item->q[i * item->q_stride + head * dim + d] *
-                   item->k[j * item->kv_stride + kv_head * dim + d];
+                   ((const float *)item->k)[j * item->kv_stride + kv_head * dim + d];
         scores[j] = dot * shape->scale + (item->key_bias ? item->key_bias[j] : 0);
         if (shape->causal && j + item->n_q > item->n_kv + i)
             scores[j] = -INFINITY;
@@ -305,11 +305,29 @@ static void attention_reference(const struct attention_shape *shape,
         double weight = exp(scores[j] - max);
         sum += weight;
         for (size_t d = 0; d < dim; d++)
-            out[d] += weight * item->v[j * item->kv_stride + kv_head * dim + d];
+            out[d] += weight * ((const float *)item->v)[j * item->kv_stride + kv_head * dim + d];
     }
     for (size_t d = 0; d < dim; d++)
         out[d] = sum > 0 ? out[d] / sum : 0;
     free(scores);
+}
+
+/* Makes rows what bf16 holds, and keeps them as nn_keep_bf16() does. */
+static uint16_t *keep(const struct attention_shape *shape, const void *rows, size_t n)
+{
+    size_t n_heads = shape->n_kv_heads, dim = shape->head_dim;
+    uint16_t *kept = malloc((n * n_heads * dim + 1) * sizeof *kept);
+    ck_assert_ptr_nonnull(kept);
+    nn_keep_bf16(&compute, rows, n, n_heads, dim, kept);
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < n_heads * dim; i++) {
+            uint32_t bits = (uint32_t)kept[(i / dim * n + j) * dim + i % dim] << 16;
+            float before = ((const float *)rows)[j * n_heads * dim + i], now;
+            memcpy(&now, &bits, sizeof now);
+            ck_assert(fabsf(now - before) <= fabsf(before) / 256);
+            ((float *)rows)[j * n_heads * dim + i] = now;
+        }
+    return kept;
 }
 
 static void check_attention(const struct attention_shape *shape, size_t n_items, size_t n_q_max,
@@ -317,13 +335,14 @@ static void check_attention(const struct attention_shape *shape, size_t n_items,
 {
     struct attention_item items[8];
     size_t width = shape->n_heads * shape->head_dim, kv_width = shape->n_kv_heads * shape->head_dim;
+    bool is_kept = shape->head_dim <= KV_BF16_DIM && random_below(3) == 0;
     for (size_t at = 0; at < n_items; at++) {
         struct attention_item *item = &items[at];
         *item = (struct attention_item){
             .n_q = exact ? n_q_max : random_below(n_q_max + 1),
             .n_kv = exact ? n_kv_max : random_below(n_kv_max + 1),
             .q_stride = width + random_below(20),
-            .kv_stride = kv_width + random_below(20),
+            .kv_stride = kv_width + (is_kept ? 0 : random_below(20)),
             .out_stride = width + random_below(3),
         };
         item->q = floats_random(item->n_q * item->q_stride, random_below(4), 2);
@@ -338,7 +357,20 @@ static void check_attention(const struct attention_shape *shape, size_t n_items,
             item->key_bias = bias;
         }
     }
-    ck_assert_int_eq(nn_attention(&compute, shape, items, n_items, &err), STATUS_OK);
+    struct attention_item given[8];
+    memcpy(given, items, n_items * sizeof *given);
+    for (size_t at = 0; at < n_items && is_kept; at++) {
+        given[at].k = keep(shape, items[at].k, items[at].n_kv);
+        given[at].v = keep(shape, items[at].v, items[at].n_kv);
+        given[at].kv_dtype = DTYPE_BF16;
+        given[at].kv_stride = shape->head_dim;
+        given[at].kv_head_stride = items[at].n_kv * shape->head_dim;
+    }
+    ck_assert_int_eq(nn_attention(&compute, shape, given, n_items, &err), STATUS_OK);
+    for (size_t at = 0; at < n_items && is_kept; at++) {
+        free((void *)given[at].k);
+        free((void *)given[at].v);
+    }
     double *want = malloc((shape->head_dim + 1) * sizeof *want), squares = 0, n_all = 0;
     ck_assert_ptr_nonnull(want);
     for (size_t at = 0; at < n_items; at++) {
