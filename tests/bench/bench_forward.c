@@ -1,10 +1,13 @@
 /*
  * bench_forward.c: the speed of a checkpoint's forward passes, without server or decoding.
  *
- *   bench_forward [--dtype DTYPE] DIR [BATCH…]      (f32; batches: 1, 8, 32 unless given)
+ *   bench_forward [--dtype DTYPE] [--cache FOLDER] DIR [BATCH…]
+ *
+ * (f32; batches 1, 8, 32 unless given; weights converted into memory unless there is a cache.)
  *
  * Prints load time, resident memory, pictures/s of encode_images, texts/s of encode_texts, pairs/s
- * of score_pairs, and prompts/s and tokens/s of prefill and decode, for what the model has. Inputs
+ * of score_pairs, prompts/s and tokens/s of prefill and decode, and captions/s of a picture and 20
+ * tokens together, for what the model has. Inputs
  * are synthetic: the time does not depend on them. Threads: as many as the process may use
  * (taskset limits them).
  */
@@ -190,6 +193,47 @@ static int report_decode(struct bench *bench, size_t n)
     return status ? 1 : 0;
 }
 
+/* n new pictures to texts of DECODE_TOKENS tokens, from a prompt of one: all that captions cost. */
+static enum status caption_pass(struct bench *bench, size_t n, double *items)
+{
+    static struct sequence sequences[BATCH_MAX];
+    static struct features *features[BATCH_MAX];
+    const struct architecture *architecture = bench->model->architecture;
+    const struct pixels *list[BATCH_MAX];
+    struct prompt prompts[BATCH_MAX];
+    struct sequence *going[BATCH_MAX];
+    struct tokens text = {.ids = bench->text.ids, .n = 1};
+    int32_t tokens[BATCH_MAX];
+    (void)items;
+    float *logits = malloc(n * bench->model->traits.vocab_size * sizeof *logits);
+    if (!logits)
+        return error_no_memory(&bench->err, "logits");
+    for (size_t i = 0; i < n; i++) {
+        list[i] = &bench->pixels;
+        prompts[i] = (struct prompt){&features[i], 1, &text};
+        going[i] = &sequences[i];
+        tokens[i] = 5;
+    }
+    enum status status =
+        architecture->encode_images(bench->model, &bench->compute, list, n, features, &bench->err);
+    arena_reset(bench->compute.scratch);
+    if (!status) {
+        status = architecture->prefill(bench->model, &bench->compute, TASK_CAPTION, prompts,
+                                       sequences, n, logits, &bench->err);
+        for (size_t t = 1; t < DECODE_TOKENS && !status; t++) {
+            arena_reset(bench->compute.scratch);
+            status = architecture->decode(bench->model, &bench->compute, going, tokens, n, logits,
+                                          &bench->err);
+        }
+        for (size_t i = 0; i < n; i++) {
+            sequence_release(&sequences[i]);
+            features_unref(features[i]);
+        }
+    }
+    free(logits);
+    return status;
+}
+
 /* Features for the passes that need them. */
 static int make_features(struct bench *bench, size_t n)
 {
@@ -224,6 +268,10 @@ static int run(struct bench *bench, const size_t *batches, size_t n_batches)
             failed = report(bench, "prefill prompts", batches[i], prefill_pass) ||
                      report_decode(bench, batches[i]);
     }
+    for (size_t i = 0; i < n_batches && !failed && architecture->prefill &&
+                       architecture->tasks & TASK_BIT(CAPTION);
+         i++)
+        failed = report(bench, "captions of 20 tokens", batches[i], caption_pass);
     return failed;
 }
 
@@ -240,8 +288,13 @@ int main(int argc, char **argv)
         argv += 2;
         argc -= 2;
     }
+    if (argc > 2 && strcmp(argv[1], "--cache") == 0) {
+        options.cache_folder = argv[2];
+        argv += 2;
+        argc -= 2;
+    }
     if (argc < 2) {
-        fprintf(stderr, "usage: bench_forward [--dtype DTYPE] DIR [BATCH…]\n");
+        fprintf(stderr, "usage: bench_forward [--dtype DTYPE] [--cache FOLDER] DIR [BATCH…]\n");
         return 2;
     }
     for (int i = 2; i < argc && n_batches < 16; i++) {

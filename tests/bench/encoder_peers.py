@@ -2,6 +2,7 @@
 
     python tests/bench/encoder_peers.py export FOLDER [--int8]     once: FOLDER.BATCH.onnx (needs onnx)
     python tests/bench/encoder_peers.py run FOLDER [--batch 1] [--rounds 3] [--dtypes f32 bf16 int8]
+    python tests/bench/encoder_peers.py captions FOLDER [the same]  20 tokens from a picture, for a BLIP captioner
 
 FOLDER is a checkpoint of tests/reference/make_real_encoders.py or of the public model. What is timed is all that a new
 picture and a text (CLIPSeg, OWL-ViT, ViLT) or a picture (the others) cost, as processor time, which hardly depends on
@@ -101,6 +102,47 @@ def ours(program, folder, n, dtype):
     return sum(costs[name] for name in passes)
 
 
+N_CAPTION_TOKENS = 20  # bench_forward's
+
+
+def captions(folder, batch, rounds, program, dtypes):
+    """A picture and N_CAPTION_TOKENS greedy tokens, keys and values cached, beside PyTorch's generate()."""
+    import transformers
+
+    model = transformers.BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    torch.set_num_threads(1)
+    side = model.config.vision_config.image_size
+    pixels = torch.randn(batch, 3, side, side)
+    decoder, start, end = model.text_decoder, model.config.text_config.bos_token_id, model.config.text_config.sep_token_id
+
+    def generate():
+        rows = model.vision_model(pixel_values=pixels)[0]
+        made = decoder.generate(input_ids=torch.full((batch, 1), start), encoder_hidden_states=rows, eos_token_id=end,
+                                pad_token_id=model.config.text_config.pad_token_id, do_sample=False, num_beams=1,
+                                min_new_tokens=N_CAPTION_TOKENS, max_new_tokens=N_CAPTION_TOKENS)
+        assert made.shape[1] == 1 + N_CAPTION_TOKENS
+
+    def whole(dtype):
+        out = subprocess.run([program, "--dtype", dtype, folder, str(batch)], capture_output=True, text=True, check=True)
+        print(out.stdout, end="", flush=True)
+        return float(re.search(r"^captions .* ([0-9.]+) ms of processor time", out.stdout, re.M)[1])
+
+    peers = {"pytorch": lambda: cost(generate, batch), "pytorch vision": lambda: cost(lambda: model.vision_model(pixel_values=pixels), batch)}
+    peers |= {"vlmd " + dtype: lambda dtype=dtype: whole(dtype) for dtype in dtypes}
+    compare(folder, batch, rounds, peers)
+
+
+def compare(folder, batch, rounds, peers):
+    best = dict.fromkeys(peers, float("inf"))
+    for _ in range(rounds):
+        for name, measure in peers.items():
+            best[name] = min(best[name], measure())
+    for name, value in best.items():
+        ratios = [f"{best[peer] / value:.2f} times as fast as {peer}" for peer in best if not peer.startswith("vlmd")]
+        told = "   " + ", ".join(ratios) if name.startswith("vlmd") else ""
+        print(f"{os.path.basename(folder)} batch {batch} {name:16} {value:8.2f} ms{told}")
+
+
 def run(folder, batch, rounds, program, dtypes):
     module, inputs = load(folder)
     torch.set_num_threads(1)
@@ -117,19 +159,12 @@ def run(folder, batch, rounds, program, dtypes):
             peers[peer] = lambda session=session, fed=fed: cost(lambda: session.run(None, fed), batch)
     for dtype in dtypes:
         peers["vlmd " + dtype] = lambda dtype=dtype: ours(program, folder, batch, dtype)
-    best = dict.fromkeys(peers, float("inf"))
-    for _ in range(rounds):
-        for name, measure in peers.items():
-            best[name] = min(best[name], measure())
-    for name, value in best.items():
-        ratios = [f"{best[peer] / value:.2f} times as fast as {peer}" for peer in best if not peer.startswith("vlmd")]
-        told = "   " + ", ".join(ratios) if name.startswith("vlmd") else ""
-        print(f"{os.path.basename(folder)} batch {batch} {name:16} {value:8.2f} ms{told}")
+    compare(folder, batch, rounds, peers)
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("action", choices=["export", "run"])
+    arguments.add_argument("action", choices=["export", "run", "captions"])
     arguments.add_argument("folder")
     arguments.add_argument("--int8", action="store_true", help="export with weights quantised, too")
     arguments.add_argument("--batch", type=int, default=1)
@@ -142,7 +177,7 @@ def main():
     if given.action == "export":
         export(given.folder, given.batch, given.int8)
     else:
-        run(given.folder, given.batch, given.rounds, given.program, given.dtypes)
+        {"run": run, "captions": captions}[given.action](given.folder, given.batch, given.rounds, given.program, given.dtypes)
 
 
 if __name__ == "__main__":
