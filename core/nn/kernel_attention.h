@@ -18,6 +18,22 @@ INLINE size_t keys_seen(const struct attention_shape *shape, const struct attent
                                           : 0;
 }
 
+/* bf16 to f32, in a run that may come from memory. */
+static inline void widen_row(const uint16_t *from, size_t n, float *wide)
+{
+    enum { LINE = 32, AHEAD = 16 * LINE, FAR_AHEAD = 48 * LINE };
+    uint32_t *to = (uint32_t *)(void *)wide;
+    size_t i = 0;
+    for (; i + LINE <= n; i += LINE) {
+        __builtin_prefetch(from + i + FAR_AHEAD, 0, 2);
+        __builtin_prefetch(from + i + AHEAD);
+        for (size_t d = i; d < i + LINE; d++)
+            to[d] = (uint32_t)from[d] << 16;
+    }
+    for (; i < n; i++)
+        to[i] = (uint32_t)from[i] << 16;
+}
+
 /* Keys or values [k0, k0 + n) of a head as rows of f32, *stride apart: where they lie, or widened
  * into wide[n][head_dim]. */
 static inline const float *kv_rows(const struct attention_shape *shape,
@@ -34,11 +50,8 @@ static inline const float *kv_rows(const struct attention_shape *shape,
         dim *= n;
         n = 1;
     }
-    for (size_t j = 0; j < n; j++) {
-        uint32_t *to = (uint32_t *)(void *)(wide + j * dim);
-        for (size_t d = 0; d < dim; d++)
-            to[d] = (uint32_t)from[j * item->kv_stride + d] << 16;
-    }
+    for (size_t j = 0; j < n; j++)
+        widen_row(from + j * item->kv_stride, dim, wide + j * dim);
     *stride = shape->head_dim;
     return wide;
 }

@@ -22,6 +22,8 @@
 #include "core/nn/packed.h"
 
 enum {
+    DOT_ROWS = 6, /* that dots take at once */
+    INT4_DOT_ROWS = 5,
     PANEL = 64,
     PANEL_BLOCKS = PANEL / PACK_OUT,
     ROWS_BYTES = 1024 * 1024, /* of scratch, for rows; the rest is for weights unpacked */
@@ -149,10 +151,10 @@ static void row_to_int4_groups(const float *x, size_t n, size_t n_padded, char *
 }
 
 #if defined(__AMX_TILE__)
-/* Whether a chip with tiles takes them rather than dots. */
+/* Whether a chip with tiles takes them rather than dots, which read a few percent faster. */
 static bool takes_tiles(const struct linear_job *job, size_t n_rows)
 {
-    return job->linear->form == WEIGHT_INT4 ? !int4_is_few(job) : n_rows > 1;
+    return job->linear->form == WEIGHT_INT4 ? !int4_is_few(job) : n_rows > DOT_ROWS;
 }
 
 /* A row into the place of row r: stretches of 64 bytes, as tiles have them. */
@@ -228,7 +230,28 @@ static void int8_to_values(const struct scratch *scratch, size_t r0, size_t n_ro
 
 /* ---- dots ------------------------------------------------------------------------------------ */
 
-enum { DOT_ROWS = 6, INT4_DOT_ROWS = 5, AHEAD = 1024 };
+/* Weights that come from memory are fetched twice: early into the second cache, which has room for
+ * more on the way than the first one, and into the first one when they are near. */
+enum { AHEAD = 1024, FAR_AHEAD = 3072 };
+
+/* What to fetch at byte `at` of blocks of `each`, n_blocks of them side by side: past a block's
+ * end, the block that takes its place when these are done. */
+struct ahead {
+    size_t far, near;
+};
+
+INLINE struct ahead ahead_of(size_t at, size_t each, size_t n_blocks)
+{
+    size_t skip = (n_blocks - 1) * each;
+    return (struct ahead){at + FAR_AHEAD + (at + FAR_AHEAD < each ? 0 : skip),
+                          at + AHEAD + (at + AHEAD < each ? 0 : skip)};
+}
+
+INLINE void fetch(const char *block, struct ahead ahead)
+{
+    __builtin_prefetch(block + ahead.far, 0, 2);
+    __builtin_prefetch(block + ahead.near);
+}
 
 INLINE __m512i broadcast(const char *x)
 {
@@ -255,18 +278,18 @@ INLINE void word_rows(size_t n, bool is_int8, const char *x, size_t row_bytes,
 {
     __m512i sums[DOT_ROWS][PANEL_BLOCKS];
     const char *w0 = blocks[0], *w1 = blocks[1], *w2 = blocks[2], *w3 = blocks[3];
+    size_t each = n_steps * 64 + (is_int8 ? 128 : 0);
 #pragma GCC unroll 6
     for (size_t r = 0; r < n; r++)
 #pragma GCC unroll 4
         for (size_t b = 0; b < PANEL_BLOCKS; b++)
             sums[r][b] = _mm512_setzero_si512();
     for (size_t k = 0; k < n_steps; k++, x += 4) {
-        if (n < 4) { /* more rows have time to spare */
-            __builtin_prefetch(w0 + k * 64 + AHEAD);
-            __builtin_prefetch(w1 + k * 64 + AHEAD);
-            __builtin_prefetch(w2 + k * 64 + AHEAD);
-            __builtin_prefetch(w3 + k * 64 + AHEAD);
-        }
+        struct ahead ahead = ahead_of(k * 64, each, PANEL_BLOCKS);
+        fetch(w0, ahead);
+        fetch(w1, ahead);
+        fetch(w2, ahead);
+        fetch(w3, ahead);
         __m512i w[PANEL_BLOCKS] = {_mm512_loadu_si512(w0 + k * 64), _mm512_loadu_si512(w1 + k * 64),
                                    _mm512_loadu_si512(w2 + k * 64),
                                    _mm512_loadu_si512(w3 + k * 64)};
@@ -345,7 +368,7 @@ INLINE void int4_rows(size_t n, size_t n_blocks, const char *x, size_t row_bytes
 #pragma GCC unroll 4
             for (size_t b = 0; b < n_blocks; b++) {
                 const char *from = blocks[b] + (4 * g + j) * 64;
-                __builtin_prefetch(from + AHEAD);
+                fetch(from, (struct ahead){FAR_AHEAD, AHEAD});
                 __m512i raw = _mm512_loadu_si512(from);
                 even[b] = _mm512_and_si512(raw, low);
                 odd[b] = _mm512_and_si512(_mm512_srli_epi16(raw, 4), low);
@@ -455,16 +478,22 @@ static void int4_to_bf16(const char *block, size_t n_in, char *to)
                      const char *w1, size_t n_steps, float *values)                                \
     {                                                                                              \
         const char *below = x + TILE_ROWS * row_bytes;                                             \
+        size_t each = (size_t)(w1 - w0); /* the next pair of blocks lies behind these */           \
         _tile_zero(0);                                                                             \
         _tile_zero(1);                                                                             \
         _tile_zero(2);                                                                             \
         _tile_zero(3);                                                                             \
         for (size_t k = 0; k < n_steps; k++) {                                                     \
             if (fresh) {                                                                           \
+                size_t at = k * TILE_BYTES + TILES_AHEAD, far = at + TILES_AHEAD;                  \
+                at += at < each ? 0 : each;                                                        \
+                far += far < each ? 0 : each;                                                      \
                 _Pragma("GCC unroll 16") for (size_t line = 0; line < TILE_BYTES; line += 64)      \
                 {                                                                                  \
-                    __builtin_prefetch(w0 + k * TILE_BYTES + TILES_AHEAD + line);                  \
-                    __builtin_prefetch(w1 + k * TILE_BYTES + TILES_AHEAD + line);                  \
+                    __builtin_prefetch(w0 + far + line, 0, 2);                                     \
+                    __builtin_prefetch(w1 + far + line, 0, 2);                                     \
+                    __builtin_prefetch(w0 + at + line);                                            \
+                    __builtin_prefetch(w1 + at + line);                                            \
                 }                                                                                  \
             }                                                                                      \
             _tile_loadd(6, w0 + k * TILE_BYTES, 64);                                               \
