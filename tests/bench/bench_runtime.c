@@ -4,7 +4,8 @@
  *     bench_runtime DIRECTORY [N_TOKENS [N_CONCURRENT [THREADS [DTYPE]]]]
  *
  * Prints tokens per second of N_CONCURRENT captions (or answers) of N_TOKENS one after another and
- * at once, and the time of a first and of a second request about one picture.
+ * at once, of new pictures and of cached ones, and the time of a first and of a second request about
+ * one picture. Medians of rounds that take all of them in turn, after one that does not count.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -77,8 +78,12 @@ static double cpu_seconds(void)
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
-/* Wall seconds; prints those of the processor too, which other programs disturb less. */
-static double run(struct lane *lane, struct job **jobs, int n, bool at_once)
+/* Wall seconds, and those of the processor, which other programs disturb less. */
+struct seconds {
+    double wall, cpu;
+};
+
+static struct seconds run(struct lane *lane, struct job **jobs, int n, bool at_once)
 {
     double cpu = cpu_seconds();
     struct error err = {0};
@@ -91,15 +96,45 @@ static double run(struct lane *lane, struct job **jobs, int n, bool at_once)
     }
     if (at_once)
         wait_for(n);
-    double seconds = (double)(clock_ns() - started) * 1e-9;
-    printf("    [%d %s: %.4f s of processor time]\n", n, at_once ? "at once" : "one by one",
-           cpu_seconds() - cpu);
+    struct seconds seconds = {(double)(clock_ns() - started) * 1e-9, cpu_seconds() - cpu};
     for (int i = 0; i < n; i++) {
         if (jobs[i]->works[0].error.status)
             fail("work", &jobs[i]->works[0].error);
         job_free(jobs[i]);
     }
     return seconds;
+}
+
+/* What a round takes in turn, N_CONCURRENT each; CACHED: the pictures of the one before. */
+enum { ONE_BY_ONE, ONE_BY_ONE_CACHED, AT_ONCE, AT_ONCE_CACHED, FIRST, AGAIN, N_KINDS };
+enum { N_ROUNDS = 5 };
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static struct seconds median(struct seconds rounds[N_ROUNDS])
+{
+    double wall[N_ROUNDS], cpu[N_ROUNDS];
+    for (int i = 0; i < N_ROUNDS; i++) {
+        wall[i] = rounds[i].wall;
+        cpu[i] = rounds[i].cpu;
+    }
+    qsort(wall, N_ROUNDS, sizeof *wall, compare_doubles);
+    qsort(cpu, N_ROUNDS, sizeof *cpu, compare_doubles);
+    return (struct seconds){wall[N_ROUNDS / 2], cpu[N_ROUNDS / 2]};
+}
+
+static void print_pair(const char *name, struct seconds one_by_one, struct seconds at_once,
+                       size_t n_tokens)
+{
+    double n = (double)n_tokens;
+    printf("%s: one by one %.0f tokens/s (%.1f ms of processor time), at once %.0f (%.1f ms): "
+           "%.2f times as many, %.2f by processor time\n",
+           name, n / one_by_one.wall, one_by_one.cpu * 1e3, n / at_once.wall, at_once.cpu * 1e3,
+           one_by_one.wall / at_once.wall, one_by_one.cpu / at_once.cpu);
 }
 
 int main(int argc, char **argv)
@@ -131,32 +166,30 @@ int main(int argc, char **argv)
     struct lane *lane = runtime_at(runtime, 0);
     struct job **jobs = calloc((size_t)n, sizeof *jobs);
 
-    jobs[0] = new_job(model, task, 1, n_tokens); /* pages the weights in */
-    run(lane, jobs, 1, true);
-    double seconds[2];
-    for (int at_once = 0; at_once <= 1; at_once++) {
-        for (int i = 0; i < n; i++)
-            jobs[i] = new_job(model, task, (unsigned)(100 + 1000 * at_once + i), n_tokens);
-        seconds[at_once] = run(lane, jobs, n, at_once);
-        printf("%d generations of %zu tokens, %s: %.2f s, %.1f tokens/s\n", n, n_tokens,
-               at_once ? "at once" : "one by one", seconds[at_once],
-               (double)n * (double)n_tokens / seconds[at_once]);
+    struct seconds rounds[N_KINDS][N_ROUNDS], medians[N_KINDS];
+    unsigned seed = 1;
+    for (int round = -1; round < N_ROUNDS; round++) { /* the first pages weights in */
+        for (int kind = 0; kind < N_KINDS; kind++) {
+            bool alone = kind >= FIRST, cached = kind & 1;
+            int n_jobs = alone ? 1 : n;
+            if (!cached)
+                seed += (unsigned)n;
+            for (int i = 0; i < n_jobs; i++)
+                jobs[i] = new_job(model, task, seed + (unsigned)i, alone ? 3 : n_tokens);
+            struct seconds seconds = run(lane, jobs, n_jobs, kind >= AT_ONCE);
+            if (round >= 0)
+                rounds[kind][round] = seconds;
+        }
     }
-    printf("  ratio %.2f\n", seconds[0] / seconds[1]);
-    for (int i = 0; i < n; i++) /* the same pictures again: decoding alone */
-        jobs[i] = new_job(model, task, (unsigned)(1100 + i), n_tokens);
-    seconds[1] = run(lane, jobs, n, true);
-    for (int i = 0; i < n; i++)
-        jobs[i] = new_job(model, task, (unsigned)(1100 + i), n_tokens);
-    seconds[0] = run(lane, jobs, n, false);
-    printf("  pictures cached: one by one %.2f s, at once %.2f s, ratio %.2f\n", seconds[0],
-           seconds[1], seconds[0] / seconds[1]);
-    for (int again = 0; again <= 1; again++) {
-        jobs[0] = new_job(model, task, 5000, 3);
-        seconds[again] = run(lane, jobs, 1, true);
-    }
-    printf("one picture, 3 tokens: first %.1f ms, again %.1f ms, ratio %.2f\n", seconds[0] * 1e3,
-           seconds[1] * 1e3, seconds[0] / seconds[1]);
+    for (int kind = 0; kind < N_KINDS; kind++)
+        medians[kind] = median(rounds[kind]);
+    printf("%d generations of %zu tokens\n", n, n_tokens);
+    size_t n_all = (size_t)n * n_tokens;
+    print_pair("  new pictures", medians[ONE_BY_ONE], medians[AT_ONCE], n_all);
+    print_pair("  cached", medians[ONE_BY_ONE_CACHED], medians[AT_ONCE_CACHED], n_all);
+    printf("  one picture, 3 tokens: first %.2f ms, again %.2f ms, ratio %.2f\n",
+           medians[FIRST].wall * 1e3, medians[AGAIN].wall * 1e3,
+           medians[FIRST].wall / medians[AGAIN].wall);
     free(jobs);
     runtime_free(runtime);
     return 0;
