@@ -288,10 +288,8 @@ static enum status cross_attention(const struct pass *pass, size_t layer, float 
             out->kv_dtype = cross_dtype(pass->bert);
             out->k = (const char *)shared->data + 2 * layer * plane * dtype_size(out->kv_dtype);
             out->v = (const char *)out->k + plane * dtype_size(out->kv_dtype);
-            if (out->kv_dtype == DTYPE_BF16) {
-                out->kv_stride = head_dim;
-                out->kv_head_stride = shared->n_rows * head_dim;
-            }
+            out->kv_stride = head_dim;
+            out->kv_head_stride = shared->n_rows * head_dim;
         } else {
             const float *keys = pass->source_kv;
             for (size_t s = 0; s < item->source; s++)
@@ -362,27 +360,24 @@ bool bert_cross_fits(const struct bert *bert, const struct kv_shared *kv, size_t
            kv->n_floats == n_floats;
 }
 
-/* One plane of a block: the source's keys, or values. `wide`: room for it in f32. */
+/* One plane of a block: the source's keys, or values. `rows`: room for them as they come. */
 static void cross_plane(const struct bert *bert, const struct compute *compute,
-                        const struct linear *linear, const struct bert_source *source, float *wide,
+                        const struct linear *linear, const struct bert_source *source, float *rows,
                         char *to)
 {
     size_t n_heads = bert->config.n_heads, head_dim = bert->config.dim / n_heads;
-    float *rows = wide ? wide : (float *)(void *)to;
     nn_linear(compute, linear, source->rows, source->n_rows, ACTIVATION_NONE, NULL, rows);
-    if (wide)
-        nn_keep_bf16(compute, wide, source->n_rows, n_heads, head_dim, (uint16_t *)(void *)to);
+    nn_keep_heads(compute, rows, source->n_rows, n_heads, head_dim, cross_dtype(bert), to);
 }
 
 struct kv_shared *bert_cross_kv(const struct bert *bert, const struct compute *compute,
                                 const struct bert_source *source, struct error *err)
 {
-    bool narrow = cross_dtype(bert) == DTYPE_BF16;
     size_t n_floats, n_plane = source->n_rows * bert->config.dim;
     struct kv_shared *shared = NULL;
-    float *wide = NULL;
+    float *rows = NULL;
     if (cross_floats(bert, source->n_rows, &n_floats) &&
-        (!narrow || (wide = arena_array(compute->scratch, n_plane, sizeof *wide))))
+        (rows = arena_array(compute->scratch, n_plane, sizeof *rows)))
         shared = kv_shared_new(source->n_rows, n_floats);
     if (!shared) {
         error_no_memory(err, "a picture's keys and values");
@@ -392,8 +387,8 @@ struct kv_shared *bert_cross_kv(const struct bert *bert, const struct compute *c
     size_t plane_bytes = n_plane * dtype_size(cross_dtype(bert));
     for (size_t i = 0; i < bert->config.n_layers; i++, out += 2 * plane_bytes) {
         const struct bert_attention *cross = &bert->layers[i].cross;
-        cross_plane(bert, compute, &cross->k, source, wide, out);
-        cross_plane(bert, compute, &cross->v, source, wide, out + plane_bytes);
+        cross_plane(bert, compute, &cross->k, source, rows, out);
+        cross_plane(bert, compute, &cross->v, source, rows, out + plane_bytes);
     }
     return shared;
 }

@@ -2,6 +2,8 @@
  * attention.c: attention cut into tasks: a block of queries of one head, or, where an item has few
  * queries (decoding), all of them for the heads that share one key/value head.
  */
+#include <string.h>
+
 #include "core/nn/kernels.h"
 
 /* Up to so many queries, dot products beat lanes that are mostly empty; from TILES_QUERIES on it is
@@ -87,21 +89,26 @@ enum status nn_attention(const struct compute *compute, const struct attention_s
 struct keep_job {
     const float *rows;
     size_t n_rows, n_heads, head_dim;
-    uint16_t *to;
+    enum dtype dtype;
+    void *to;
 };
 
 static void keep_head(void *context, size_t head)
 {
     const struct keep_job *job = context;
-    const float *from = job->rows + head * job->head_dim;
-    uint16_t *to = job->to + head * job->n_rows * job->head_dim;
-    for (size_t row = 0; row < job->n_rows; row++, to += job->head_dim)
-        kernels()->f32_to_bf16(from + row * job->n_heads * job->head_dim, job->head_dim, to);
+    size_t dim = job->head_dim, at = head * job->n_rows * dim;
+    const float *from = job->rows + head * dim;
+    for (size_t row = 0; row < job->n_rows; row++, from += job->n_heads * dim, at += dim) {
+        if (job->dtype == DTYPE_BF16)
+            kernels()->f32_to_bf16(from, dim, (uint16_t *)job->to + at);
+        else
+            memcpy((float *)job->to + at, from, dim * sizeof *from);
+    }
 }
 
-void nn_keep_bf16(const struct compute *compute, const float *rows, size_t n_rows, size_t n_heads,
-                  size_t head_dim, uint16_t *to)
+void nn_keep_heads(const struct compute *compute, const float *rows, size_t n_rows, size_t n_heads,
+                   size_t head_dim, enum dtype dtype, void *to)
 {
-    struct keep_job job = {rows, n_rows, n_heads, head_dim, to};
+    struct keep_job job = {rows, n_rows, n_heads, head_dim, dtype, to};
     pool_run_sized(compute->pool, n_heads, n_rows * n_heads * head_dim, keep_head, &job);
 }

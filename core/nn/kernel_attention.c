@@ -186,7 +186,7 @@ static float softmax_few(float *scores, size_t n, float scale, const float *bias
         for (size_t j = whole; j < n; j++)
             total += scores[j];
     }
-    float keep = vec_exp(vec_set(*max - shift))[0];
+    float keep = *max == -INFINITY ? 0 : vec_exp(vec_set(*max - shift))[0];
     *max = top;
     *sum = *sum * keep + total;
     return keep;
@@ -226,9 +226,11 @@ static void attend_rows(const struct attention_shape *shape, const struct attent
             add_weighted(row, v, stride, seen, keep, out[r], dim);
         }
     }
-    for (size_t r = 0; r < n_rows; r++)
+    for (size_t r = 0; r < n_rows; r++) {
+        float factor = sum[r] != 0 ? 1 / sum[r] : 0;
         for (size_t d = 0; d < dim; d++)
-            out[r][d] *= sum[r] != 0 ? 1 / sum[r] : 0;
+            out[r][d] *= factor;
+    }
 }
 
 void KERNEL(attention_few)(const struct attention_shape *shape, const struct attention_item *item,

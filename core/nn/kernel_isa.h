@@ -30,6 +30,7 @@ void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct a
                              size_t head, size_t q0, size_t n_q);
 void BASE_KERNEL(activate)(enum activation activation, float *x, size_t n);
 void KERNEL(softmax_row)(float *x, size_t n);
+float KERNEL(log_sum_row)(const float *x, size_t n);
 void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y);
 void KERNEL(rms_norm_row)(const struct norm *norm, const float *x, float *y);
 void KERNEL(f32_to_bf16)(const float *src, size_t n, uint16_t *dst);

@@ -76,6 +76,31 @@ void KERNEL(softmax_row)(float *x, size_t n)
         x[i] *= factor;
 }
 
+/* Sums of a block in f32, blocks in double: rows are as long as vocabularies. */
+float KERNEL(log_sum_row)(const float *x, size_t n)
+{
+    enum { BLOCK = 4096 };
+    size_t whole = n / LANES * LANES;
+    vec top = vec_set(-INFINITY);
+    for (size_t i = 0; i < whole; i += LANES)
+        top = vec_max(vec_load(x + i), top);
+    float max = vec_max_lane(top);
+    for (size_t i = whole; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    float shift = isinf(max) ? 0 : max; /* what is no number stays none in the sum */
+    double total = 0;
+    for (size_t start = 0; start < n; start += BLOCK) {
+        size_t end = n - start < BLOCK ? n : start + BLOCK, i = start;
+        vec sums = {0};
+        for (; i + LANES <= end; i += LANES)
+            sums += vec_exp(vec_load(x + i) - shift);
+        for (; i < end; i++)
+            sums[0] += vec_exp(vec_set(x[i] - shift))[0];
+        total += (double)vec_sum(sums);
+    }
+    return isinf(max) && !isnan(total) ? max : shift + (float)log(total);
+}
+
 /* ---- norms ----------------------------------------------------------------------------------- */
 
 /* Sums in 2 · LANES independent parts of f32: their error grows with dim / (2 · LANES), and stays

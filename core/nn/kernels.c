@@ -29,6 +29,7 @@
                              size_t);                                                              \
     void activate_##isa(enum activation, float *, size_t);                                         \
     void softmax_row_##isa(float *, size_t);                                                       \
+    float log_sum_row_##isa(const float *, size_t);                                                \
     void layer_norm_row_##isa(const struct norm *, const float *, float *);                        \
     void rms_norm_row_##isa(const struct norm *, const float *, float *);                          \
     void f32_to_bf16_##isa(const float *, size_t, uint16_t *);                                     \
@@ -53,6 +54,7 @@
         .attention_tiles = tiles,                                                                  \
         .activate = activate_##base,                                                               \
         .softmax_row = softmax_row_##base,                                                         \
+        .log_sum_row = log_sum_row_##base,                                                         \
         .layer_norm_row = layer_norm_row_##base,                                                   \
         .rms_norm_row = rms_norm_row_##base,                                                       \
         .f32_to_bf16 = f32_to_bf16_##base,                                                         \

@@ -104,6 +104,7 @@ struct kernels {
 
     void (*activate)(enum activation activation, float *x, size_t n);
     void (*softmax_row)(float *x, size_t n);
+    float (*log_sum_row)(const float *x, size_t n); /* NaN when some x is */
     void (*layer_norm_row)(const struct norm *norm, const float *x, float *y);
     void (*rms_norm_row)(const struct norm *norm, const float *x, float *y);
     void (*f32_to_bf16)(const float *src, size_t n, uint16_t *dst); /* to nearest even */

@@ -138,6 +138,7 @@ void nn_rms_norm(const struct compute *compute, const struct norm *norm, const f
 void nn_add(const struct compute *compute, float *x, const float *y, size_t n);      /* x += y */
 void nn_multiply(const struct compute *compute, float *x, const float *y, size_t n); /* x *= y */
 void nn_softmax_rows(float *x, size_t n_rows, size_t n); /* in place, max-subtracted */
+float nn_log_sum(const float *x, size_t n); /* log of the sum of e^x; NaN when some x is */
 void nn_l2_normalize_rows(float *x, size_t n_rows, size_t dim);
 
 /* ---- attention ---------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ struct attention_item {
     size_t out_stride;
     const float *key_bias; /* [n_kv] added to the scores of all heads and queries, or NULL (masks:
                               -INFINITY) */
-    /* Other ways in which keys and values can lie, as nn_keep_bf16() lays them out. */
+    /* Other ways in which keys and values can lie, as nn_keep_heads() lays them out. */
     enum dtype kv_dtype;   /* DTYPE_F32, or DTYPE_BF16 with head_dim <= KV_BF16_DIM */
     size_t kv_head_stride; /* elements from a head to the next one; 0: head_dim */
 };
@@ -177,11 +178,11 @@ struct attention_shape {
 enum status nn_attention(const struct compute *compute, const struct attention_shape *shape,
                          const struct attention_item *items, size_t n_items, struct error *err);
 
-/* Rows [n_rows, n_heads · head_dim] as bf16, one head's rows after another's: [n_heads][n_rows]
- * [head_dim]. Half the bytes, and a head's are read in one run: for keys and values that are
- * attended to again and again. */
-void nn_keep_bf16(const struct compute *compute, const float *rows, size_t n_rows, size_t n_heads,
-                  size_t head_dim, uint16_t *to);
+/* Rows [n_rows, n_heads · head_dim] as f32 or bf16, one head's rows after another's: [n_heads]
+ * [n_rows][head_dim]. A head's are then read in one run (and half the bytes, in bf16): for keys and
+ * values that are attended to again and again. */
+void nn_keep_heads(const struct compute *compute, const float *rows, size_t n_rows, size_t n_heads,
+                   size_t head_dim, enum dtype dtype, void *to);
 
 /* ---- pictures -----------------------------------------------------------------------------------
  */

@@ -84,6 +84,11 @@ void nn_softmax_rows(float *x, size_t n_rows, size_t n)
         kernels()->softmax_row(x + row * n, n);
 }
 
+float nn_log_sum(const float *x, size_t n)
+{
+    return kernels()->log_sum_row(x, n);
+}
+
 void nn_l2_normalize_rows(float *x, size_t n_rows, size_t dim)
 {
     for (size_t row = 0; row < n_rows; row++, x += dim) {

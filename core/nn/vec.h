@@ -147,10 +147,14 @@ INLINE vec4 vec_sum4(const vec v[4])
 
 INLINE float vec_max_lane(vec value)
 {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)value);
+#else
     float max = value[0];
     for (int i = 1; i < LANES; i++)
         max = value[i] > max ? value[i] : max;
     return max;
+#endif
 }
 
 /* a0 b0 a1 b1 …: the lower halves of two vectors interleaved, and the upper ones. */

@@ -9,61 +9,14 @@
 #include <string.h>
 
 #include "core/base/size.h"
+#include "core/nn/nn.h"
 
 /* ---- sums ---------------------------------------------------------------------------------------
  */
 
-/* exp(x) for x ≤ 0 to about 2e-7 relative, written so that the compiler turns a loop of it into
- * vector code (libm's is a call per element): x = k ln 2 + r, a polynomial for e^r, the exponent by
- * bits. */
-static inline float exp_of_negative(float x)
-{
-    x = x < -87.0f ? -87.0f : x;
-    float k = x * 1.44269504f + 12582912.0f; /* 1.5 · 2^23: rounds to an integer */
-    int32_t bits;
-    memcpy(&bits, &k, sizeof bits);
-    k -= 12582912.0f;
-    float r = x - k * 0.693359375f + k * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t shift = (int32_t)((uint32_t)(bits - 0x4B400000 + 127) << 23);
-    float scale;
-    memcpy(&scale, &shift, sizeof scale);
-    return p * scale;
-}
-
 float logits_log_sum(const float *row, size_t n_vocab)
 {
-    enum { LANES = 16, BLOCK = 4096 };
-    float max = -INFINITY;
-    bool is_nan = false;
-    for (size_t i = 0; i < n_vocab; i++) {
-        is_nan |= row[i] != row[i];
-        max = row[i] > max ? row[i] : max;
-    }
-    if (is_nan)
-        return NAN;
-    if (isinf(max))
-        return max;
-    double total = 0;
-    for (size_t start = 0; start < n_vocab; start += BLOCK) {
-        size_t end = n_vocab - start < BLOCK ? n_vocab : start + BLOCK;
-        float sums[LANES] = {0};
-        size_t i = start;
-        for (; i + LANES <= end; i += LANES)
-            for (size_t lane = 0; lane < LANES; lane++)
-                sums[lane] += exp_of_negative(row[i + lane] - max);
-        for (; i < end; i++)
-            sums[0] += exp_of_negative(row[i] - max);
-        for (size_t lane = 0; lane < LANES; lane++)
-            total += (double)sums[lane];
-    }
-    return max + (float)log(total);
+    return nn_log_sum(row, n_vocab);
 }
 
 void logits_log_softmax(float *row, size_t n_vocab)
