@@ -103,7 +103,8 @@ enum status bert_forward_last(const struct bert *bert, const struct compute *com
 
 /* The keys and values of one source for every layer, to be shared by decoders: [n_layers][keys,
  * values] planes as nn_keep_heads() leaves them, in bf16 where the layers are not f32. NULL and an
- * error when out of memory. bert_cross_fits(): whether a block can be that of a source of n_rows. */
+ * error when out of memory. bert_cross_fits(): whether a block can be that of a source of n_rows.
+ */
 bool bert_cross_fits(const struct bert *bert, const struct kv_shared *kv, size_t n_rows);
 struct kv_shared *bert_cross_kv(const struct bert *bert, const struct compute *compute,
                                 const struct bert_source *source, struct error *err);

@@ -4,8 +4,9 @@
  *     bench_runtime DIRECTORY [N_TOKENS [N_CONCURRENT [THREADS [DTYPE]]]]
  *
  * Prints tokens per second of N_CONCURRENT captions (or answers) of N_TOKENS one after another and
- * at once, of new pictures and of cached ones, and the time of a first and of a second request about
- * one picture. Medians of rounds that take all of them in turn, after one that does not count.
+ * at once, of new pictures and of cached ones, and the time of a first and of a second request
+ * about one picture. Medians of rounds that take all of them in turn, after one that does not
+ * count.
  */
 #include <pthread.h>
 #include <stdio.h>
