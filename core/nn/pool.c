@@ -9,7 +9,8 @@
  *     idle (closed, 0 inside) --publish--> open --close--> closed, k inside --last leaves--> idle
  *
  * 1. A worker enters an open job by adding 1 to `state`, at most once; nobody enters a closed one,
- * nor do those whose index is not below its width: a small job takes few threads, always the same.
+ * nor do those whose index is not below its width: a small job takes few threads, always the same,
+ * and only those that are awake.
  * A worker that wakes late thus never delays a job that the others have already finished.
  * 2. Task numbers are dealt out in `ranges`, one for each thread: neighbouring tasks tend to share
  *    data, and the same thread gets the same part of one operation after another. Who is through
@@ -37,8 +38,14 @@
 
 #include "core/base/size.h"
 
-/* COST_PER_THREAD: some microseconds of work, so that taking another thread pays. */
-enum { POOL_THREADS_MAX = 1024, SPIN_NS = 25000, COST_PER_THREAD = 1 << 18 };
+/* COST_PER_THREAD: some microseconds of work, so that taking another thread pays that is awake.
+ * COST_TO_WAKE: as much as waking one takes, or the job is done before it has come. */
+enum {
+    POOL_THREADS_MAX = 1024,
+    SPIN_NS = 25000,
+    COST_PER_THREAD = 1 << 18,
+    COST_TO_WAKE = 1 << 20
+};
 
 #define STATE_INSIDE ((uint64_t)0xFFFF)
 #define STATE_CLOSED ((uint64_t)0x10000)
@@ -377,7 +384,7 @@ void pool_run_sized(struct pool *pool, size_t n, size_t cost, void (*task)(void 
     }
     uint64_t state = atomic_load_explicit(&pool->state, memory_order_relaxed);
     atomic_store(&pool->state, (state + STATE_NEXT) & ~(STATE_CLOSED | STATE_INSIDE));
-    if (atomic_load(&pool->n_sleeping) > 0)
+    if (cost >= COST_TO_WAKE && atomic_load(&pool->n_sleeping) > 0)
         wake_workers(pool, width);
     work(pool, 0);
     atomic_fetch_or(&pool->state, STATE_CLOSED);

@@ -57,6 +57,37 @@ START_TEST(pool_runs_each_task_once)
 }
 END_TEST
 
+struct meeting {
+    pthread_t caller;
+    atomic_int n_others;
+};
+
+/* Waits, for a while, until another thread has come. */
+static void meet_task(void *context, size_t i)
+{
+    struct meeting *meeting = context;
+    (void)i;
+    if (!pthread_equal(pthread_self(), meeting->caller))
+        atomic_fetch_add(&meeting->n_others, 1);
+    for (int ms = 0; ms < 200 && !atomic_load(&meeting->n_others); ms++)
+        usleep(1000);
+}
+
+START_TEST(pool_wakes_sleepers_only_for_what_is_worth_it)
+{
+    struct error err;
+    struct pool *pool = pool_new(2, &err);
+    ck_assert_ptr_nonnull(pool);
+    for (int large = 0; large <= 1; large++) {
+        struct meeting meeting = {.caller = pthread_self()};
+        usleep(20000); /* the worker falls asleep */
+        pool_run_sized(pool, 2, large ? SIZE_MAX : 1 << 19, meet_task, &meeting);
+        ck_assert_int_eq(atomic_load(&meeting.n_others), large);
+    }
+    pool_free(pool);
+}
+END_TEST
+
 static void *lane_main(void *pool)
 {
     run_lane(pool, 300, false);
@@ -99,6 +130,7 @@ int main(void)
     TCase *tcase = tcase_create("nn_pool");
     tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, pool_runs_each_task_once);
+    tcase_add_test(tcase, pool_wakes_sleepers_only_for_what_is_worth_it);
     tcase_add_test(tcase, pool_serves_several_lanes);
     tcase_add_test(tcase, pool_sizes_itself_and_comes_and_goes);
     suite_add_tcase(suite, tcase);
