@@ -515,16 +515,24 @@ enum status call_picture_bytes(struct call *call, const struct picture *picture,
     return STATUS_OK;
 }
 
+static enum status check_alive(void *call, struct error *err)
+{
+    return call_check_alive(call, err);
+}
+
 enum status call_pixels_from_bytes(struct call *call, struct span bytes, const char *param,
                                    struct pixels *out, struct error *err)
 {
     struct image image = {0};
-    enum status status =
-        image_decode(bytes.data, bytes.size, api_options(call->api)->max_pixels, &image, err);
+    struct image_watch watch = {check_alive, call};
+    enum status status = image_decode(bytes.data, bytes.size, api_options(call->api)->max_pixels,
+                                      &watch, &image, err);
+    if (!status)
+        status = call_check_alive(call, err);
     if (!status)
         status = model_preprocess(call->model, &image, out, err);
     image_release(&image);
-    if (status) {
+    if (status && status != STATUS_CANCELLED && status != STATUS_DEADLINE) {
         error_prefix(err, "'%s'", param);
         error_name_param(err, param);
     }

@@ -92,7 +92,7 @@ static enum status read_mask(const json_t *of, size_t max_pixels, struct image *
     if (!png)
         return error_no_memory(err, "a mask");
     enum status status = base64_decode(text, n, png, &size, &at)
-                             ? image_decode(png, size, max_pixels, out, err)
+                             ? image_decode(png, size, max_pixels, NULL, out, err)
                              : error_set(err, STATUS_INTERNAL, "the reply's mask is broken");
     free(png);
     if (!status)
@@ -116,7 +116,7 @@ static enum status canvas_open(struct canvas *canvas, const struct process *proc
     enum status status = file_read(path, process->settings.max_body_mb << 20, &bytes, &size, err);
     if (status)
         return status;
-    status = image_decode(bytes, size, canvas->max_pixels, &canvas->image, err);
+    status = image_decode(bytes, size, canvas->max_pixels, NULL, &canvas->image, err);
     free(bytes);
     return status;
 }

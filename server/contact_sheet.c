@@ -82,7 +82,7 @@ static char *thumbnail(const void *bytes, size_t size, size_t max_pixels)
     struct buffer webp;
     char *text = NULL;
     buffer_init(&webp, (size_t)4 << 20);
-    if (image_decode(bytes, size, max_pixels, &image, &ignored))
+    if (image_decode(bytes, size, max_pixels, NULL, &image, &ignored))
         return NULL;
     size_t longest = image.width > image.height ? image.width : image.height;
     const struct image *shown = &image;

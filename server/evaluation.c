@@ -485,7 +485,8 @@ static enum status read_mask(const struct evaluation *evaluation, const char *of
             status = error_set(err, STATUS_INTERNAL, "the reply's mask is broken");
     }
     if (!status)
-        status = image_decode(bytes, size, evaluation->process->settings.max_pixels, out, err);
+        status =
+            image_decode(bytes, size, evaluation->process->settings.max_pixels, NULL, out, err);
     free(bytes);
     return status;
 }

@@ -88,8 +88,8 @@ enum status image_allocate(const char *format, size_t width, size_t height, size
     return STATUS_OK;
 }
 
-enum status image_decode(const void *bytes, size_t size, size_t max_pixels, struct image *out,
-                         struct error *err)
+enum status image_decode(const void *bytes, size_t size, size_t max_pixels,
+                         const struct image_watch *watch, struct image *out, struct error *err)
 {
     static image_read_fn *const readers[] = {[IMAGE_JPEG] = image_read_jpeg,
                                              [IMAGE_PNG] = image_read_png,
@@ -103,7 +103,9 @@ enum status image_decode(const void *bytes, size_t size, size_t max_pixels, stru
                          guess(bytes, size));
     struct image image = {0};
     int orientation = 0;
-    enum status status = readers[format](bytes, size, max_pixels, &image, &orientation, err);
+    enum status status = image_check_watch(watch, err);
+    if (!status)
+        status = readers[format](bytes, size, max_pixels, watch, &image, &orientation, err);
     if (!status)
         status = image_orient(&image, orientation, err);
     if (status) {

@@ -44,14 +44,22 @@ struct image {
 /* By the first bytes only, never by name. */
 enum image_format image_sniff(const void *bytes, size_t size);
 
-/* Decodes bytes[0..size) into *out (to be released by image_release).
+/* Asked, where one is given, before a picture is decoded and between its strips (of WebP, between
+ * pieces of its bytes): what it fails with ends the decoding. */
+struct image_watch {
+    enum status (*check)(void *context, struct error *err);
+    void *context;
+};
+
+/* Decodes bytes[0..size) into *out (to be released by image_release); `watch` may be NULL.
  * Fails with STATUS_UNKNOWN_IMAGE (no format we know), STATUS_IMAGE_TOO_LARGE (width × height
  * of the header above max_pixels; nothing was decoded or allocated then), STATUS_BROKEN_IMAGE
- * (empty, truncated, corrupt, zero-sized), STATUS_NO_MEMORY. *out is untouched on failure.
+ * (empty, truncated, corrupt, zero-sized), STATUS_NO_MEMORY, the watch's. *out is untouched on
+ * failure.
  * Memory while it runs: the picture (twice when it must be turned by a quarter), and for a
  * progressive JPEG its coefficients (up to 8 bytes a pixel). */
-enum status image_decode(const void *bytes, size_t size, size_t max_pixels, struct image *out,
-                         struct error *err);
+enum status image_decode(const void *bytes, size_t size, size_t max_pixels,
+                         const struct image_watch *watch, struct image *out, struct error *err);
 
 void image_release(struct image *image); /* NULL and zeroed structs are fine */
 

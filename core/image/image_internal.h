@@ -11,7 +11,8 @@
 
 /* EXIF orientation, 1..8; anything else (0: not stated) is taken as upright. */
 typedef enum status image_read_fn(const uint8_t *bytes, size_t size, size_t max_pixels,
-                                  struct image *out, int *orientation, struct error *err);
+                                  const struct image_watch *watch, struct image *out,
+                                  int *orientation, struct error *err);
 
 image_read_fn image_read_jpeg, image_read_png, image_read_webp;
 
@@ -21,6 +22,11 @@ enum status image_allocate(const char *format, size_t width, size_t height, size
                            struct image *out, struct error *err);
 enum status image_check_size(const char *format, size_t width, size_t height, size_t max_pixels,
                              struct error *err);
+
+static inline enum status image_check_watch(const struct image_watch *watch, struct error *err)
+{
+    return watch ? watch->check(watch->context, err) : STATUS_OK;
+}
 
 /* The orientation tag (0x0112) of the first directory of a TIFF block, with or without "Exif\0\0"
  * before it; 0 when there is none or the block is broken. */

@@ -26,6 +26,7 @@ struct reader {
     struct jpeg_source_mgr source;
     struct jpeg_progress_mgr progress;
     jmp_buf on_error;
+    const struct image_watch *watch;
     struct error *err;
     enum status status;
     struct image image;
@@ -81,7 +82,8 @@ static void skip_input_data(j_decompress_ptr jpeg, long n)
     jpeg->src->bytes_in_buffer -= (size_t)n;
 }
 
-static void count_scans(j_common_ptr common)
+/* Called for each row of blocks, of every scan and of the output. */
+static void watch_progress(j_common_ptr common)
 {
     struct reader *reader = reader_of(common);
     size_t n_scans = (size_t)reader->jpeg.input_scan_number;
@@ -91,6 +93,9 @@ static void count_scans(j_common_ptr common)
         fail(reader,
              error_set(reader->err, STATUS_BROKEN_IMAGE,
                        "JPEG: too many scans (%zu so far) for %zu pixels", n_scans, n_pixels));
+    enum status status = image_check_watch(reader->watch, reader->err);
+    if (status)
+        fail(reader, status);
 }
 
 /* EXIF's word comes first, XMP's only where EXIF has none. */
@@ -153,7 +158,7 @@ static void decode(struct reader *reader, const uint8_t *bytes, size_t size, siz
 {
     struct jpeg_decompress_struct *jpeg = &reader->jpeg;
     jpeg_create_decompress(jpeg);
-    reader->progress.progress_monitor = count_scans;
+    reader->progress.progress_monitor = watch_progress;
     jpeg->progress = &reader->progress;
     reader->source = (struct jpeg_source_mgr){.next_input_byte = bytes,
                                               .bytes_in_buffer = size,
@@ -192,10 +197,11 @@ static void decode(struct reader *reader, const uint8_t *bytes, size_t size, siz
     jpeg_finish_decompress(jpeg);
 }
 
-enum status image_read_jpeg(const uint8_t *bytes, size_t size, size_t max_pixels, struct image *out,
-                            int *orientation, struct error *err)
+enum status image_read_jpeg(const uint8_t *bytes, size_t size, size_t max_pixels,
+                            const struct image_watch *watch, struct image *out, int *orientation,
+                            struct error *err)
 {
-    struct reader reader = {.err = err};
+    struct reader reader = {.watch = watch, .err = err};
     reader.jpeg.client_data = &reader;
     reader.jpeg.err = jpeg_std_error(&reader.errors);
     reader.errors.error_exit = error_exit;

@@ -24,6 +24,7 @@
 #include "core/image/image_internal.h"
 
 enum { SIGNATURE_BYTES = 8, CHUNK_HEAD_BYTES = 8, CRC_BYTES = 4, IHDR_BYTES = 13 };
+enum { WATCH_PIXELS = 1 << 16 }; /* between two looks at the watch */
 
 static uint32_t read32(const uint8_t *p)
 {
@@ -235,6 +236,7 @@ struct reader {
     png_structp png;
     png_infop info;
     jmp_buf on_error;
+    const struct image_watch *watch;
     struct error *err;
     enum status status;
     const uint8_t *bytes;
@@ -345,19 +347,30 @@ static void decode(struct reader *reader, const struct walk *walk)
         png_get_image_height(png, reader->info) != walk->height ||
         png_get_rowbytes(png, reader->info) != walk->width * 3)
         png_error(png, "contradicting headers");
+    size_t n_unwatched = 0;
     for (int pass = 0; pass < n_passes; pass++)
-        for (size_t y = 0; y < walk->height; y++)
+        for (size_t y = 0; y < walk->height; y++) {
             png_read_row(png, reader->image.rgb + y * walk->width * 3, NULL);
+            n_unwatched += walk->width;
+            if (n_unwatched < WATCH_PIXELS || reader->complete)
+                continue;
+            n_unwatched = 0;
+            status = image_check_watch(reader->watch, reader->err);
+            if (status)
+                fail(reader, status);
+        }
 }
 
-enum status image_read_png(const uint8_t *bytes, size_t size, size_t max_pixels, struct image *out,
-                           int *orientation, struct error *err)
+enum status image_read_png(const uint8_t *bytes, size_t size, size_t max_pixels,
+                           const struct image_watch *watch, struct image *out, int *orientation,
+                           struct error *err)
 {
     struct walk walk = {0};
     enum status status = walk_chunks(bytes, size, max_pixels, &walk, err);
     if (status)
         return status;
-    struct reader reader = {.err = err, .bytes = bytes, .left = size, .cut = walk.cut};
+    struct reader reader = {
+        .watch = watch, .err = err, .bytes = bytes, .left = size, .cut = walk.cut};
     if (!setjmp(reader.on_error))
         decode(&reader, &walk);
     png_destroy_read_struct(&reader.png, &reader.info, NULL);

@@ -14,6 +14,8 @@
 
 #include "core/image/image_internal.h"
 
+enum { PIECE_BYTES = 1 << 16 }; /* between two looks at the watch */
+
 static int find_orientation(WebPDemuxer *demuxer)
 {
     WebPChunkIterator chunk;
@@ -29,8 +31,26 @@ static int find_orientation(WebPDemuxer *demuxer)
     return orientation;
 }
 
+/* Decodes the frame's bytes a piece after the other. */
+static enum status decode_pieces(const WebPData *bytes, WebPDecoderConfig *config,
+                                 const struct image_watch *watch, VP8StatusCode *code,
+                                 struct error *err)
+{
+    enum status status = STATUS_OK;
+    WebPIDecoder *decoder = WebPIDecode(NULL, 0, config);
+    *code = decoder ? VP8_STATUS_SUSPENDED : VP8_STATUS_OUT_OF_MEMORY;
+    for (size_t n = 0; n < bytes->size && *code == VP8_STATUS_SUSPENDED && !status;) {
+        n = bytes->size - n < PIECE_BYTES ? bytes->size : n + PIECE_BYTES;
+        *code = WebPIUpdate(decoder, bytes->bytes, n);
+        status = image_check_watch(watch, err);
+    }
+    WebPIDelete(decoder);
+    return status;
+}
+
 /* Decodes the frame into its place of the picture. */
-static enum status decode_frame(const WebPIterator *frame, struct image *image, struct error *err)
+static enum status decode_frame(const WebPIterator *frame, const struct image_watch *watch,
+                                struct image *image, struct error *err)
 {
     size_t x = (size_t)frame->x_offset, y = (size_t)frame->y_offset;
     size_t width = (size_t)frame->width, height = (size_t)frame->height;
@@ -53,9 +73,12 @@ static enum status decode_frame(const WebPIterator *frame, struct image *image, 
     if (code == VP8_STATUS_OK &&
         (config.input.width != frame->width || config.input.height != frame->height))
         return error_set(err, STATUS_BROKEN_IMAGE, "WebP: contradicting headers");
+    enum status status = STATUS_OK;
     if (code == VP8_STATUS_OK)
-        code = WebPDecode(frame->fragment.bytes, frame->fragment.size, &config);
+        status = decode_pieces(&frame->fragment, &config, watch, &code, err);
     WebPFreeDecBuffer(&config.output);
+    if (status)
+        return status;
     switch (code) {
     case VP8_STATUS_OK:
         return STATUS_OK;
@@ -69,8 +92,9 @@ static enum status decode_frame(const WebPIterator *frame, struct image *image, 
     }
 }
 
-enum status image_read_webp(const uint8_t *bytes, size_t size, size_t max_pixels, struct image *out,
-                            int *orientation, struct error *err)
+enum status image_read_webp(const uint8_t *bytes, size_t size, size_t max_pixels,
+                            const struct image_watch *watch, struct image *out, int *orientation,
+                            struct error *err)
 {
     WebPData data = {bytes, size};
     WebPDemuxState state;
@@ -94,7 +118,7 @@ enum status image_read_webp(const uint8_t *bytes, size_t size, size_t max_pixels
     if (!status && !WebPDemuxGetFrame(demuxer, 1, &frame))
         status = error_set(err, STATUS_BROKEN_IMAGE, "WebP: no frame in the file");
     if (!status)
-        status = decode_frame(&frame, &image, err);
+        status = decode_frame(&frame, watch, &image, err);
     if (!status)
         *orientation = find_orientation(demuxer);
     WebPDemuxReleaseIterator(&frame);

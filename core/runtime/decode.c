@@ -16,7 +16,7 @@
 #include "core/base/size.h"
 #include "core/runtime/runtime_internal.h"
 
-enum { ROOM_TOKENS_MIN = 16, FEED_COST = 16 /* of looking at one score, in multiplications */ };
+enum { ROOM_TOKENS_MIN = 16, FEED_COST = 64 /* of looking at one score, in multiplications */ };
 
 static size_t mul_capped(size_t a, size_t b)
 {

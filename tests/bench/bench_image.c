@@ -139,7 +139,7 @@ static void run(const char *name, const uint8_t *bytes, size_t size)
     size_t width, height;
     double ms, whole = 0;
 
-    check(image_decode(bytes, size, max_pixels, &image, &err), &err);
+    check(image_decode(bytes, size, max_pixels, NULL, &image, &err), &err);
     check(image_processor_size(&processor, image.width, image.height, &width, &height, &err), &err);
     struct image_rect crop = {((long)width - 224) / 2, ((long)height - 224) / 2, 224, 224};
     printf("%s: %zu x %zu, %zu bytes; ms a picture, best of %d\n", name, image.width, image.height,
@@ -147,7 +147,7 @@ static void run(const char *name, const uint8_t *bytes, size_t size)
     image_release(&image);
 
     BEST(ms, image_release(&image);
-         check(image_decode(bytes, size, max_pixels, &image, &err), &err));
+         check(image_decode(bytes, size, max_pixels, NULL, &image, &err), &err));
     printf("  decode                    %8.3f\n", ms);
     whole += ms;
     for (size_t f = 0; f < ARRAY_LENGTH(filters); f++)

@@ -8,7 +8,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct image image = {0};
     struct error err = {0};
-    if (image_decode(data, size, 1 << 20, &image, &err) == STATUS_OK)
+    if (image_decode(data, size, 1 << 20, NULL, &image, &err) == STATUS_OK)
         image_release(&image);
     return 0;
 }

@@ -120,6 +120,12 @@ class Server:
                 total += float(value)
         return total
 
+    def processor_ticks(self):
+        """Time of the processor that all threads have taken, in ticks of the clock (10 ms)."""
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
     def resident_bytes(self):
         with open(f"/proc/{self.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")

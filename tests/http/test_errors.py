@@ -1,6 +1,7 @@
 """test_errors.py: what bad input gets: the right status, code and field, and a server that is as before."""
 import base64
 import json
+import os
 import struct
 import time
 import zlib
@@ -118,6 +119,21 @@ class Errors(ServerTest):
         slow = {"image": image_b64(), "num_beams": 8, "max_tokens": 400, "min_tokens": 400}
         reply = self.server.post("/v1/caption", slow, {"X-Request-Timeout-Ms": "1"})
         self.assertIn(reply.status, (422, 504), reply.body)
+
+    def test_deadline_ends_decoding(self):
+        """The client is answered at its deadline; the server's own work must end then, too."""
+        side = 2040
+        picture = png(side, side, (b"\0" + os.urandom(side * 3)) * side)
+
+        def ticks(path, want):
+            before = self.server.processor_ticks()
+            for _ in range(12):
+                reply = self.server.post(path, picture, {"Content-Type": "image/png"})
+                self.assertEqual(reply.status, want, reply.body)
+            time.sleep(0.3)  # what is still under way
+            return self.server.processor_ticks() - before
+        whole, ended = ticks("/v1/caption", 200), ticks("/v1/caption?timeout_ms=4", 504)
+        self.assertLess(ended, whole / 2)
 
     def test_hostile_metadata_is_kept_literally(self):
         request = self.server.request

@@ -119,7 +119,7 @@ void golden_pixels(const struct golden *golden, const json_t *of, struct pixels 
     size_t size;
     const char *picture = json_string_value(json_object_get(of, "picture"));
     char *bytes = golden_file("images", picture, &size);
-    ck_assert_msg(!image_decode(bytes, size, 1 << 24, &image, &err), "%s", err.message);
+    ck_assert_msg(!image_decode(bytes, size, 1 << 24, NULL, &image, &err), "%s", err.message);
     ck_assert_msg(!model_preprocess(golden->model, &image, out, &err), "%s", err.message);
     image_release(&image);
     free(bytes);

@@ -13,7 +13,7 @@ static enum status decode(const uint8_t *bytes, size_t size, size_t max_pixels, 
 {
     uint8_t *copy = malloc(size ? size : 1);
     memcpy(copy, bytes, size);
-    enum status status = image_decode(copy, size, max_pixels, out, err);
+    enum status status = image_decode(copy, size, max_pixels, NULL, out, err);
     free(copy);
     return status;
 }
@@ -48,8 +48,8 @@ START_TEST(image_decodes_every_kind_like_reference)
         struct error err = {0};
         size_t size;
         uint8_t *bytes = data_file(name, &size);
-        ck_assert_msg(image_decode(bytes, size, PIXELS_MAX, &got, &err) == STATUS_OK, "%s: %s",
-                      name, err.message);
+        ck_assert_msg(image_decode(bytes, size, PIXELS_MAX, NULL, &got, &err) == STATUS_OK,
+                      "%s: %s", name, err.message);
         ck_assert_msg(got.width == want.width && got.height == want.height, "%s: %zu x %zu", name,
                       got.width, got.height);
         for (size_t b = 0; b < want.width * want.height * 3; b++)
@@ -292,6 +292,70 @@ START_TEST(image_with_endless_scans_is_refused)
 }
 END_TEST
 
+struct countdown {
+    size_t n_checks, fails_at; /* 0: never */
+};
+
+static enum status count_down(void *context, struct error *err)
+{
+    struct countdown *countdown = context;
+    if (++countdown->n_checks == countdown->fails_at)
+        return error_set(err, STATUS_DEADLINE, "the time is over");
+    return STATUS_OK;
+}
+
+/* Looks at the watch before and while it decodes; what the watch says ends it at once. */
+static void check_watch(const char *name, const void *bytes, size_t size)
+{
+    size_t n_all = 0;
+    for (size_t fails_at = 0; fails_at <= n_all; fails_at++) {
+        struct countdown countdown = {.fails_at = fails_at};
+        struct image_watch watch = {count_down, &countdown};
+        struct image image = {0};
+        struct error err = {0};
+        enum status status = image_decode(bytes, size, PIXELS_MAX, &watch, &image, &err);
+        if (!fails_at) {
+            ck_assert_msg(status == STATUS_OK, "%s: %s", name, err.message);
+            ck_assert_msg(countdown.n_checks >= 3, "%s: %zu checks", name, countdown.n_checks);
+            n_all = countdown.n_checks;
+        } else {
+            ck_assert_msg(status == STATUS_DEADLINE, "%s: check %zu", name, fails_at);
+            ck_assert_str_eq(err.message, "the time is over");
+            ck_assert_ptr_null(image.rgb);
+            ck_assert_uint_eq(countdown.n_checks, fails_at);
+        }
+        image_release(&image);
+    }
+}
+
+START_TEST(image_decoding_ends_when_the_watch_says_so)
+{
+    static const char *const files[] = {"jpeg_444_progressive.jpg", "jpeg_420.jpg"};
+    for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
+        size_t size;
+        uint8_t *bytes = data_file(files[i], &size);
+        check_watch(files[i], bytes, size);
+        free(bytes);
+    }
+    struct image noise = {.width = 700, .height = 500};
+    size_t n_bytes = noise.width * noise.height * 3;
+    noise.rgb = malloc(n_bytes);
+    for (size_t i = 0; i < n_bytes; i++)
+        noise.rgb[i] = (uint8_t)((i * 2654435761u) >> 13);
+    struct error err = {0};
+    struct buffer png, webp;
+    buffer_init(&png, 1 << 24);
+    buffer_init(&webp, 1 << 24);
+    ck_assert_int_eq(image_encode_png(noise.rgb, noise.width, noise.height, 3, &png, &err), 0);
+    ck_assert_int_eq(image_encode_webp(noise.rgb, noise.width, noise.height, &webp, &err), 0);
+    check_watch("PNG", png.data, png.size);
+    check_watch("WebP", webp.data, webp.size);
+    buffer_release(&png);
+    buffer_release(&webp);
+    image_release(&noise);
+}
+END_TEST
+
 START_TEST(image_ignores_broken_metadata)
 {
     /* Every byte of the EXIF block in turn: the picture is still a picture, of the same pixels
@@ -399,6 +463,7 @@ int main(void)
     tcase_add_test(tcase, image_of_other_formats_is_named);
     tcase_add_test(tcase, image_size_is_refused_by_the_header);
     tcase_add_test(tcase, image_with_endless_scans_is_refused);
+    tcase_add_test(tcase, image_decoding_ends_when_the_watch_says_so);
     tcase_add_test(tcase, image_ignores_broken_metadata);
     tcase_add_test(tcase, png_written_is_the_png_read);
     tcase_add_test(tcase, a_written_webp_shows_the_picture);
