@@ -93,7 +93,7 @@ static enum status load(struct model *model, const char *directory,
     if (!status)
         status = open_tokenizer(model->checkpoint, &model->tokenizer, err);
     if (!status && (architecture->tasks & TASK_BIT(CHAT)))
-        status = chat_template_open(directory, &model->chat, err);
+        status = chat_template_open(directory, architecture->plain_template, &model->chat, err);
     model->dtype = options->dtype_is_auto ? model_auto_form(tensors) : options->dtype;
     if (model->dtype != WEIGHT_F32 && options->cache_folder &&
         tensor_set_bytes(tensors) >= options->cache_bytes_min)

@@ -197,6 +197,10 @@ struct architecture {
                               const struct tokens *prompt, const int32_t *ids, size_t n,
                               struct buffer *out, struct error *err);
 
+    /* Optional, of TASK_CHAT: how a conversation is written where the checkpoint has no chat
+     * template of its own. */
+    const char *plain_template;
+
     /* Optional; for pictures that stand in the text as tokens, as many as they have rows: makes the
      * room for those of images[n] in *tokens, which has one in each one's place. What else it finds
      * there is STATUS_UNPROCESSABLE. Called once, before prefill; NULL: the text is complete. */

@@ -436,6 +436,13 @@ static enum status decode(const struct model *model, const struct compute *compu
                                   logits, err);
 }
 
+/* For checkpoints without one: pictures, "Question: … Answer:". */
+static const char plain_template[] =
+    "{% for message in messages %}{% for part in message.content %}{% if part.type == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif message.role == 'user' %}"
+    "Question: {{ part.text }} Answer:{% elif message.role == 'assistant' %} {{ part.text }}\n"
+    "{% else %}{{ part.text }}\n{% endif %}{% endfor %}{% endfor %}";
+
 const struct architecture qwen2_5_vl_architecture = {
     .name = "Qwen2_5_VLForConditionalGeneration",
     .summary = "Qwen2.5-VL: chat about pictures of any size, answers, captions",
@@ -445,6 +452,7 @@ const struct architecture qwen2_5_vl_architecture = {
     .preprocess = preprocess,
     .tokenize = tokenize,
     .detokenize = detokenize,
+    .plain_template = plain_template,
     .place_images = place_images,
     .encode_images = encode_images,
     .prefill = prefill,

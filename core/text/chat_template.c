@@ -151,7 +151,8 @@ static enum status try_forms(struct chat_template *chat, struct error *err)
                      fault.status ? fault.message : "it leaves out what the user says");
 }
 
-enum status chat_template_open(const char *directory, struct chat_template **out, struct error *err)
+enum status chat_template_open(const char *directory, const char *fallback,
+                               struct chat_template **out, struct error *err)
 {
     char *text = NULL;
     size_t size = 0;
@@ -162,6 +163,12 @@ enum status chat_template_open(const char *directory, struct chat_template **out
     enum status status = text_read_json(directory, "tokenizer_config.json", 0, &tokenizer, err);
     if (!status)
         status = read_text(directory, tokenizer, &text, &size, &file, err);
+    if (!status && !text && fallback) {
+        file = "the architecture's own";
+        size = strlen(fallback);
+        text = strdup(fallback);
+        status = text ? STATUS_OK : error_no_memory(err, "a chat template");
+    }
     if (status || !text)
         goto out;
     chat = calloc(1, sizeof *chat);

@@ -33,10 +33,10 @@ struct chat_message {
     size_t n_parts;
 };
 
-/* STATUS_OK with *out NULL where the directory has none. STATUS_BAD_CHECKPOINT names file, line and
- * construct. */
-enum status chat_template_open(const char *directory, struct chat_template **out,
-                               struct error *err);
+/* The directory's own, or, where it has none, `fallback` (NULL: *out is NULL then).
+ * STATUS_BAD_CHECKPOINT names file, line and construct. */
+enum status chat_template_open(const char *directory, const char *fallback,
+                               struct chat_template **out, struct error *err);
 void chat_template_free(struct chat_template *template); /* NULL is fine */
 
 /* Whether it has places for pictures. */

@@ -376,6 +376,37 @@ START_TEST(impossible_configurations_are_refused_by_name)
 }
 END_TEST
 
+START_TEST(without_a_template_a_question_stands_plainly_behind_its_pictures)
+{
+    static const char want[] = "Be short.\n<|vision_start|><|image_pad|><|vision_end|>"
+                               "<|vision_start|><|image_pad|><|vision_end|>"
+                               "Question: what is it? Answer: a cat\nQuestion: why? Answer:";
+    const struct chat_part said[] = {{"Be short.", 9}}, first[] = {{0}, {0}, {"what is it?", 11}};
+    const struct chat_part answer[] = {{"a cat", 5}}, second[] = {{"why?", 4}};
+    const struct chat_message messages[] = {
+        {"system", said, 1}, {"user", first, 3}, {"assistant", answer, 1}, {"user", second, 1}};
+    char folder[] = "/tmp/vlmd-qwen-XXXXXX", command[600];
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    write_variant(folder, "qwen2.5-vl-flat-tiny", "tokenizer_config.json", NULL, "chat_template",
+                  json_null());
+    struct error err = {0};
+    struct model *model = model_open("plain", folder, &err);
+    ck_assert_msg(model != NULL, "%s", err.message);
+    struct tokens got = {0}, wanted = {0};
+    struct encode_options options = {0};
+    ck_assert_msg(!model_chat(model, messages, ARRAY_LENGTH(messages), &got, &err), "%s",
+                  err.message);
+    ck_assert(!tokenizer_encode(model->tokenizer, want, sizeof want - 1, &options, &wanted, &err));
+    ck_assert_uint_eq(got.n, wanted.n);
+    ck_assert_mem_eq(got.ids, wanted.ids, wanted.n * sizeof *wanted.ids);
+    tokens_release(&got);
+    tokens_release(&wanted);
+    model_free(model);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("models_qwen");
@@ -388,6 +419,7 @@ int main(void)
     tcase_add_test(tests, pictures_are_sized_like_the_reference_s);
     tcase_add_test(tests, more_pictures_than_tokens_fit_are_refused);
     tcase_add_test(tests, impossible_configurations_are_refused_by_name);
+    tcase_add_test(tests, without_a_template_a_question_stands_plainly_behind_its_pictures);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -243,9 +243,11 @@ START_TEST(chat_templates_are_found_where_the_library_looks)
         struct error err = {0};
         struct chat_template *chat = NULL;
         write_file(folder, rows[i].name, rows[i].text);
-        enum status status = chat_template_open(folder, &chat, &err);
+        enum status status = chat_template_open(folder, NULL, &chat, &err);
         if (!rows[i].want) {
             ck_assert(!status && !chat);
+            status = chat_template_open(folder, "P {{ messages[0].content }}", &chat, &err);
+            ck_assert_msg(!status && chat, "%s", err.message); /* the caller's instead */
         } else if (rows[i].want[0] == '!') {
             ck_assert_int_eq(status, STATUS_BAD_CHECKPOINT);
             ck_assert_msg(strstr(err.message, rows[i].want + 1) && strstr(err.message, "jinja"),
