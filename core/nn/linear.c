@@ -175,7 +175,7 @@ bool linear_run(struct pool *pool, struct linear_job *job)
     job->block_rows = ((n_rows + n_blocks - 1) / n_blocks + lanes - 1) / lanes * lanes;
     n_blocks = (n_rows + job->block_rows - 1) / job->block_rows;
     /* The weights' way from memory weighs as much as a few rows. */
-    size_t cost = (n_rows + 4) * n_out * (job->linear->n_in + 1);
+    size_t cost = (n_rows + 2) * n_out * (job->linear->n_in + 1);
     pool_run_sized(pool, n_blocks * job->n_blocks_out, cost, linear_task, job);
     return !atomic_load_explicit(&job->failed, memory_order_relaxed);
 }

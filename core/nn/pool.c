@@ -44,7 +44,7 @@ enum {
     POOL_THREADS_MAX = 1024,
     SPIN_NS = 25000,
     COST_PER_THREAD = 1 << 18,
-    COST_TO_WAKE = 1 << 20
+    COST_TO_WAKE = 5 << 17
 };
 
 #define STATE_INSIDE ((uint64_t)0xFFFF)
