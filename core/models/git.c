@@ -201,16 +201,16 @@ static struct kv_shared *keep_prefix(const struct git *git, const struct sequenc
     return kept;
 }
 
-/* The first prompt about the same picture. */
+/* The first prompt that begins about the same picture as prompt `at`, which begins. */
 static size_t first_of(const struct prompt *prompts, size_t at)
 {
     size_t i = 0;
-    while (prompts[i].images[0] != prompts[at].images[0])
+    while (prompts[i].from || prompts[i].images[0] != prompts[at].images[0])
         i++;
     return i;
 }
 
-/* Fills the beginnings of n new sequences, which have room. */
+/* Fills the beginnings of those of n sequences that are new, which have room. */
 static enum status start_sequences(const struct git *git, const struct compute *compute,
                                    const struct prompt *prompts, struct sequence *sequences,
                                    size_t n, struct error *err)
@@ -222,6 +222,8 @@ static enum status start_sequences(const struct git *git, const struct compute *
         return error_no_memory(err, "a batch");
     for (size_t i = 0; i < n; i++) {
         const struct kv_shared *kept = prompts[i].picture_kv ? *prompts[i].picture_kv : NULL;
+        if (prompts[i].from)
+            continue;
         if (kept && kept->n_rows == config->n_prefix &&
             kept->n_floats == 2 * config->n_layers * n_plane)
             copy_prefix(git, kept->data, n_plane, &sequences[i]);
@@ -239,6 +241,8 @@ static enum status start_sequences(const struct git *git, const struct compute *
             return status;
     }
     for (size_t i = 0; i < n; i++) {
+        if (prompts[i].from)
+            continue;
         const struct sequence *first = &sequences[first_of(prompts, i)];
         if (!sequences[i].n_tokens)
             copy_prefix(git, first->kv, first->capacity * config->dim, &sequences[i]);
@@ -288,20 +292,24 @@ static enum status prefill(const struct model *model, const struct compute *comp
     enum status status = items ? STATUS_OK : error_no_memory(err, "a batch");
     (void)task;
     for (size_t i = 0; i < n; i++)
-        sequence_init(&sequences[i], config->n_layers, config->dim);
+        if (!prompts[i].from)
+            sequence_init(&sequences[i], config->n_layers, config->dim);
     for (size_t i = 0; i < n && !status; i++) {
         const struct tokens *text = prompts[i].text;
+        size_t from = prompts[i].from, to = prompts[i].to ? prompts[i].to : text->n;
         status = check_prompt(git, &prompts[i], err);
         if (!status)
             status = sequence_reserve(&sequences[i], config->n_prefix + text->n + ROOM, err);
-        items[i] = (struct bert_item){.ids = text->ids, .n = text->n, .sequence = &sequences[i]};
+        items[i] =
+            (struct bert_item){.ids = text->ids + from, .n = to - from, .sequence = &sequences[i]};
     }
     if (!status)
         status = start_sequences(git, compute, prompts, sequences, n, err);
     if (!status)
         status = text_forward(git, compute, items, n, logits, err);
     for (size_t i = 0; i < n && status; i++)
-        sequence_release(&sequences[i]);
+        if (!prompts[i].from)
+            sequence_release(&sequences[i]);
     return status;
 }
 
@@ -331,5 +339,6 @@ const struct architecture git_architecture = {
     .tokenize = tokenize,
     .encode_images = encode_images,
     .prefill = prefill,
+    .prefill_in_pieces = true,
     .decode = decode,
 };
