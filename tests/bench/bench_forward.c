@@ -1,9 +1,10 @@
 /*
  * bench_forward.c: the speed of a checkpoint's forward passes, without server or decoding.
  *
- *   bench_forward [--dtype DTYPE] [--cache FOLDER] DIR [BATCH…]
+ *   bench_forward [--dtype DTYPE] [--cache FOLDER] [--pass NAME] [--seconds S] DIR [BATCH…]
  *
- * (f32; batches 1, 8, 32 unless given; weights converted into memory unless there is a cache.)
+ * (f32; batches 1, 8, 32 unless given; weights converted into memory unless there is a cache; all
+ * passes, or those whose printed names begin with NAME; 2 seconds for each.)
  *
  * Prints load time, resident memory, pictures/s of encode_images, texts/s of encode_texts, pairs/s
  * of score_pairs, prompts/s and tokens/s of prefill and decode, and captions/s of a picture and 20
@@ -21,7 +22,8 @@
 #include "core/models/model.h"
 
 enum { BATCH_MAX = 256, TEXT_TOKENS = 12, DECODE_TOKENS = 20 };
-static const double seconds_each = 2;
+static double seconds_each = 2;
+static const char *only_pass = "";
 
 struct bench {
     const struct model *model;
@@ -56,12 +58,19 @@ static double resident_mb(void)
     return (double)resident * (double)sysconf(_SC_PAGESIZE) / 1e6;
 }
 
+static bool wanted(const char *what)
+{
+    return strncmp(what, only_pass, strlen(only_pass)) == 0;
+}
+
 /* Repeats a pass over n items for about seconds_each; prints items/s of the fastest and of all. */
 static int report(struct bench *bench, const char *what, size_t n,
                   enum status (*pass)(struct bench *bench, size_t n, double *items))
 {
     double best = 0, items = 0, all = 0, begin = now(), cpu = cpu_now();
     size_t n_passes = 0;
+    if (!wanted(what))
+        return 0;
     do {
         double start = now();
         items = (double)n;
@@ -79,7 +88,7 @@ static int report(struct bench *bench, const char *what, size_t n,
             all += items;
         }
     } while (n_passes < 2 || now() - begin < seconds_each);
-    printf("%-22s batch %3zu  %10.1f /s  (best pass %.1f /s, %.2f ms of processor time each)\n",
+    printf("%-22s batch %3zu  %10.2f /s  (best pass %.2f /s, %.2f ms of processor time each)\n",
            what, n, all / (now() - begin), best, (cpu_now() - cpu) * 1e3 / all);
     return 0;
 }
@@ -166,6 +175,8 @@ static int report_decode(struct bench *bench, size_t n)
     static struct sequence sequences[BATCH_MAX];
     struct sequence *list[BATCH_MAX];
     int32_t tokens[BATCH_MAX];
+    if (!wanted("decode tokens"))
+        return 0;
     float *logits = malloc(n * bench->model->traits.vocab_size * sizeof *logits);
     enum status status =
         logits ? start(bench, n, sequences, logits) : error_no_memory(&bench->err, "logits");
@@ -259,7 +270,8 @@ static int run(struct bench *bench, const size_t *batches, size_t n_batches)
         failed = report(bench, "encode_images", batches[i], images_pass);
     for (size_t i = 0; i < n_batches && !failed && architecture->encode_texts; i++)
         failed = report(bench, "encode_texts", batches[i], texts_pass);
-    bool needs_features = architecture->score_pairs || architecture->prefill;
+    bool needs_features = (architecture->score_pairs && wanted("score_pairs")) ||
+                          (architecture->prefill && (wanted("prefill") || wanted("decode")));
     for (size_t i = 0; i < n_batches && !failed && needs_features; i++) {
         failed = make_features(bench, batches[i]);
         if (!failed && architecture->score_pairs)
@@ -280,21 +292,21 @@ int main(int argc, char **argv)
     static const size_t usual[] = {1, 8, 32};
     size_t batches[16], n_batches = 0;
     struct model_options options = {.dtype = WEIGHT_F32};
-    if (argc > 2 && strcmp(argv[1], "--dtype") == 0) {
-        if (!model_options_parse_dtype(&options, argv[2])) {
-            fprintf(stderr, "a dtype is auto, f32, bf16, int8 or int4\n");
-            return 2;
-        }
-        argv += 2;
-        argc -= 2;
-    }
-    if (argc > 2 && strcmp(argv[1], "--cache") == 0) {
-        options.cache_folder = argv[2];
-        argv += 2;
-        argc -= 2;
+    for (; argc > 2 && strncmp(argv[1], "--", 2) == 0; argv += 2, argc -= 2) {
+        if (strcmp(argv[1], "--dtype") == 0 && model_options_parse_dtype(&options, argv[2]))
+            continue;
+        if (strcmp(argv[1], "--cache") == 0)
+            options.cache_folder = argv[2];
+        else if (strcmp(argv[1], "--pass") == 0)
+            only_pass = argv[2];
+        else if (strcmp(argv[1], "--seconds") == 0)
+            seconds_each = strtod(argv[2], NULL);
+        else
+            argc = 0; /* no such option, or no such dtype */
     }
     if (argc < 2) {
-        fprintf(stderr, "usage: bench_forward [--dtype DTYPE] [--cache FOLDER] DIR [BATCH…]\n");
+        fprintf(stderr, "usage: bench_forward [--dtype auto|f32|bf16|int8|int4] [--cache FOLDER] "
+                        "[--pass NAME] [--seconds S] DIR [BATCH…]\n");
         return 2;
     }
     for (int i = 2; i < argc && n_batches < 16; i++) {

@@ -5,7 +5,7 @@
  *     bench_nn [ENGINE] [N_THREADS] [SECTION] [FORM]
  *
  * ENGINE as nn_engine_parse() takes it (default auto), N_THREADS 0 for all, SECTION one of
- * products, few, attention, rows, vit, read (default, or "all": all), FORM the weights': f32, bf16,
+ * products, few, attention, rows, vit (default, or "all": all), FORM the weights': f32, bf16,
  * int8 or int4. Times are the best of several runs, so that what else the machine does counts
  * little. With BENCH_CLOCK=cpu in the environment they are CPU time divided by the number of
  * threads: for comparing kernels on a busy machine.
@@ -145,43 +145,6 @@ static void bench_few(void)
                1e-9 * (double)(form ? linear_packed_bytes(form, 3072, 768) : 3072 * 768 * 4) / time,
                2e-9 * (double)rows * 3072 * 768 / time);
     }
-}
-
-/* What memory gives: all threads sum a block of 256 MB. */
-static const uint64_t *read_from;
-static _Atomic uint64_t read_sum;
-
-enum { READ_PARTS = 64, READ_WORDS = (256 << 20) / 8 / READ_PARTS };
-
-static void read_part(void *context, size_t i)
-{
-    const uint64_t *from = read_from + i * READ_WORDS;
-    uint64_t sums[8] = {0};
-    (void)context;
-    /* four places at a time, as a panel of weights is read: one stream does not fill the bus */
-    for (size_t at = 0; at < READ_WORDS / 4; at += 8)
-        for (size_t stream = 0; stream < READ_WORDS; stream += READ_WORDS / 4) {
-            __builtin_prefetch(from + stream + at + 128);
-            for (size_t k = 0; k < 8; k++)
-                sums[k] += from[stream + at + k];
-        }
-    for (size_t k = 0; k < 8; k++)
-        read_sum += sums[k];
-}
-
-static void run_read(void *context)
-{
-    (void)context;
-    pool_run(compute.pool, READ_PARTS, read_part, NULL);
-}
-
-static void bench_read(void)
-{
-    float *block = random_floats(READ_WORDS * READ_PARTS * 2);
-    read_from = (const uint64_t *)block;
-    printf("memory reads, 256 MB: %.1f GB/s\n",
-           8e-9 * READ_WORDS * READ_PARTS / best_of(run_read, NULL, 0.3));
-    free(block);
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */
@@ -406,9 +369,11 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } sections[] = {{"products", bench_products},   {"few", bench_few},
-                    {"attention", bench_attention}, {"rows", bench_rows},
-                    {"read", bench_read},           {"vit", bench_vit}};
+    } sections[] = {{"products", bench_products},
+                    {"few", bench_few},
+                    {"attention", bench_attention},
+                    {"rows", bench_rows},
+                    {"vit", bench_vit}};
     if (argc > 4 && !weight_form_parse(argv[4], &form)) {
         fprintf(stderr, "no form '%s': f32, bf16, int8 or int4\n", argv[4]);
         return 2;
