@@ -25,42 +25,57 @@
 enum { N_SUMS = 12, N_STEPS = 20000, TASKS_PER_THREAD = 4 };
 
 /* Each adds N_STEPS times N_SUMS products to as many sums: more than a unit has under way at once.
- * The asm keeps the sums alive, and the compiler from seeing what they are. */
+ * The asm keeps the sums alive, and the compiler from seeing what they are; they have names of
+ * their own because GCC puts an array of them into memory. */
 #define LIVES(variable, where) __asm__ volatile("" : "+" where(variable))
-#define REPEAT(type, where, zero, sum)                                                             \
-    type sums[N_SUMS], a = zero, b = zero;                                                         \
-    for (size_t i = 0; i < N_SUMS; i++)                                                            \
-        sums[i] = zero;                                                                            \
+#define EACH_SUM(what)                                                                             \
+    what(0) what(1) what(2) what(3) what(4) what(5) what(6) what(7) what(8) what(9) what(10)       \
+        what(11)
+#define SUM_BEGIN(i) sum##i = a,
+#define REPEAT(type, where, zero, add)                                                             \
+    type a = zero, b = zero, EACH_SUM(SUM_BEGIN) end = zero;                                       \
     LIVES(a, where);                                                                               \
     LIVES(b, where);                                                                               \
     for (size_t step = 0; step < N_STEPS; step++) {                                                \
-        _Pragma("GCC unroll 12") for (size_t i = 0; i < N_SUMS; i++)                               \
-        {                                                                                          \
-            sums[i] = sum;                                                                         \
-            LIVES(sums[i], where);                                                                 \
-        }                                                                                          \
-    }
+        EACH_SUM(add)                                                                              \
+    }                                                                                              \
+    (void)end
 
 #if defined(__x86_64__)
 __attribute__((target("avx2,fma"))) static void f32_avx2(void)
 {
-    REPEAT(__m256, "x", _mm256_setzero_ps(), _mm256_fmadd_ps(a, b, sums[i]))
+#define ADD(i)                                                                                     \
+    sum##i = _mm256_fmadd_ps(a, b, sum##i);                                                        \
+    LIVES(sum##i, "x");
+    REPEAT(__m256, "x", _mm256_setzero_ps(), ADD);
+#undef ADD
 }
 
 __attribute__((target("avx512f"))) static void f32_avx512(void)
 {
-    REPEAT(__m512, "v", _mm512_setzero_ps(), _mm512_fmadd_ps(a, b, sums[i]))
+#define ADD(i)                                                                                     \
+    sum##i = _mm512_fmadd_ps(a, b, sum##i);                                                        \
+    LIVES(sum##i, "v");
+    REPEAT(__m512, "v", _mm512_setzero_ps(), ADD);
+#undef ADD
 }
 
 __attribute__((target("avx512f,avx512bf16"))) static void bf16_avx512bf16(void)
 {
-    REPEAT(__m512, "v", _mm512_setzero_ps(),
-           _mm512_dpbf16_ps(sums[i], (__m512bh)(a), (__m512bh)(b)))
+#define ADD(i)                                                                                     \
+    sum##i = _mm512_dpbf16_ps(sum##i, (__m512bh)(a), (__m512bh)(b));                               \
+    LIVES(sum##i, "v");
+    REPEAT(__m512, "v", _mm512_setzero_ps(), ADD);
+#undef ADD
 }
 
 __attribute__((target("avx512f,avx512vnni"))) static void int8_avx512vnni(void)
 {
-    REPEAT(__m512i, "v", _mm512_setzero_si512(), _mm512_dpbusd_epi32(sums[i], a, b))
+#define ADD(i)                                                                                     \
+    sum##i = _mm512_dpbusd_epi32(sum##i, a, b);                                                    \
+    LIVES(sum##i, "v");
+    REPEAT(__m512i, "v", _mm512_setzero_si512(), ADD);
+#undef ADD
 }
 
 /* Four sums: the tiles are eight, and each product takes two more. What they hold (zeros, as
@@ -88,15 +103,21 @@ __attribute__((target("amx-tile,amx-int8"))) static void int8_amx(void)
 
 typedef float four_floats __attribute__((vector_size(16)));
 
+#if defined(__x86_64__)
+#define VECTOR "x"
+#elif defined(__aarch64__)
+#define VECTOR "w"
+#else
+#define VECTOR "m"
+#endif
+
 static void f32_portable(void)
 {
-#if defined(__x86_64__)
-    REPEAT(four_floats, "x", (four_floats){0}, sums[i] + a * b)
-#elif defined(__aarch64__)
-    REPEAT(four_floats, "w", (four_floats){0}, sums[i] + a * b)
-#else
-    REPEAT(four_floats, "m", (four_floats){0}, sums[i] + a * b)
-#endif
+#define ADD(i)                                                                                     \
+    sum##i += a * b;                                                                               \
+    LIVES(sum##i, VECTOR);
+    REPEAT(four_floats, VECTOR, (four_floats){0}, ADD);
+#undef ADD
 }
 
 static const struct unit {

@@ -1,16 +1,19 @@
-"""encoder_peers.py: an encoder's forward pass beside PyTorch's and ONNX Runtime's, on one core.
+"""encoder_peers.py: a forward pass beside PyTorch's and ONNX Runtime's, on one core or on all.
 
     python tests/bench/encoder_peers.py export FOLDER [--int8]     once: FOLDER.BATCH.onnx (needs onnx)
     python tests/bench/encoder_peers.py run FOLDER [--batch 1] [--rounds 3] [--dtypes f32 bf16 int8]
     python tests/bench/encoder_peers.py captions FOLDER [the same]  20 tokens from a picture, for a BLIP captioner
 
 FOLDER is a checkpoint of tests/reference/make_real_encoders.py or of the public model. What is timed is all that a new
-picture and a text (CLIPSeg, OWL-ViT, ViLT) or a picture (the others) cost, as processor time, which hardly depends on
-what else runs. Programs take turns; the best of the rounds counts.
+picture and a text (CLIPSeg, OWL-ViT, ViLT) or a picture (the others) cost: on one core as processor time, which hardly
+depends on what else runs, with --all-cores by the clock. Programs take turns; the best of the rounds counts.
+`./dev bench --peers` (peers.py) makes a table of such runs.
 """
 
 import argparse
+import copy
 import json
+import logging
 import os
 import re
 import subprocess
@@ -20,7 +23,8 @@ import time
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "reference"))
-N_TOKENS, SECONDS = 12, 1.5
+N_TOKENS = 12
+N_CAPTION_TOKENS = 20  # bench_forward's
 
 
 def open_clip_pictures(folder):
@@ -46,6 +50,7 @@ class Picked(torch.nn.Module):
 def transformers_model(folder, name):
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
     with open(os.path.join(folder, "preprocessor_config.json"), encoding="utf-8") as source:
         size = json.load(source)["size"]
@@ -59,7 +64,7 @@ def transformers_model(folder, name):
 
         Ordered().__enter__()  # patches in reading order: the random order cannot be exported
     outputs = ("logits", "pred_boxes") if "ObjectDetection" in name else ("logits",)
-    if name == "CLIPModel" or name == "SiglipModel":
+    if name in ("CLIPModel", "SiglipModel") or name.startswith("Blip"):
         return model.vision_model, lambda n: inputs(n)[1:]
     return Picked(model, ("input_ids", "pixel_values"), outputs), inputs
 
@@ -79,87 +84,114 @@ def export(folder, batch, int8):
     if int8:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
+        logging.disable(logging.WARNING)  # it recommends a pass that changes nothing here
         quantize_dynamic(path, f"{folder}.{batch}.int8.onnx", weight_type=QuantType.QInt8, per_channel=True)
 
 
-def cost(run, n):
-    """Processor time per item in ms, over SECONDS or at least two passes; the first is not counted."""
-    run()
-    passes, begin = 0, time.process_time()
-    while passes < 2 or time.process_time() < begin + SECONDS:
+class Measure:
+    """How items are timed: by which clock, on how many threads, for how long."""
+
+    def __init__(self, given):
+        if not given.all_cores:
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        self.clock = time.monotonic if given.all_cores else time.process_time
+        self.threads = len(os.sched_getaffinity(0))
+        self.by_clock, self.seconds = given.all_cores, given.seconds
+        self.program, self.cache = given.program, given.cache
+        torch.set_num_threads(self.threads)
+
+    def cost(self, run, n):
+        """Milliseconds per item, over the seconds or at least two passes; the first is not counted."""
         run()
-        passes += 1
-    return (time.process_time() - begin) * 1e3 / (n * passes)
+        passes, begin = 0, self.clock()
+        while passes < 2 or self.clock() < begin + self.seconds:
+            run()
+            passes += 1
+        return (self.clock() - begin) * 1e3 / (n * passes)
+
+    def ours(self, folder, n, dtype, *names):
+        """The same of bench_forward's passes of these names, one after another; it inherits the affinity."""
+        total = 0
+        for name in names:
+            command = [self.program, "--dtype", dtype, "--pass", name, "--seconds", str(self.seconds)]
+            command += ["--cache", self.cache] if self.cache else []
+            out = subprocess.run([*command, folder, str(n)], capture_output=True, text=True, check=True).stdout
+            for rate, cpu_ms in re.findall(r" ([0-9.]+) /s .* ([0-9.]+) ms of processor time", out):
+                total += 1e3 / float(rate) if self.by_clock else float(cpu_ms)
+        assert total > 0, f"{folder} has no pass {names}"
+        return total
 
 
-def ours(program, folder, n, dtype):
-    """The same for the passes that one item needs, one after another."""
-    out = subprocess.run([program, "--dtype", dtype, folder, str(n)], capture_output=True, text=True, check=True).stdout
-    costs = {name: float(ms) for name, ms in re.findall(r"^(\w+) .* ([0-9.]+) ms of processor time", out, re.M)}
-    passes = ["encode_images"] + (["score_pairs"] if "score_pairs" in costs else [])
-    if "score_pairs" in costs and "encode_texts" in costs:
-        passes.append("encode_texts")
-    return sum(costs[name] for name in passes)
+TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
-N_CAPTION_TOKENS = 20  # bench_forward's
+def in_dtype(module, dtype):
+    """A copy of a module, or the module itself where it is f32."""
+    return module if dtype == "f32" else copy.deepcopy(module).to(TORCH_DTYPES[dtype])
 
 
-def captions(folder, batch, rounds, program, dtypes):
+def captions(folder, measure, given):
     """A picture and N_CAPTION_TOKENS greedy tokens, keys and values cached, beside PyTorch's generate()."""
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     model = transformers.BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    torch.set_num_threads(1)
-    side = model.config.vision_config.image_size
-    pixels = torch.randn(batch, 3, side, side)
-    decoder, start, end = model.text_decoder, model.config.text_config.bos_token_id, model.config.text_config.sep_token_id
+    batch, side = given.batch, model.config.vision_config.image_size
+    text, pixels = model.config.text_config, torch.randn(batch, 3, side, side)
 
-    def generate():
-        rows = model.vision_model(pixel_values=pixels)[0]
-        made = decoder.generate(input_ids=torch.full((batch, 1), start), encoder_hidden_states=rows, eos_token_id=end,
-                                pad_token_id=model.config.text_config.pad_token_id, do_sample=False, num_beams=1,
-                                min_new_tokens=N_CAPTION_TOKENS, max_new_tokens=N_CAPTION_TOKENS)
+    def generate(model, dtype):
+        rows = model.vision_model(pixel_values=pixels.to(TORCH_DTYPES[dtype]))[0]
+        made = model.text_decoder.generate(input_ids=torch.full((batch, 1), text.bos_token_id), encoder_hidden_states=rows,
+                                           eos_token_id=text.sep_token_id, pad_token_id=text.pad_token_id, do_sample=False,
+                                           num_beams=1, min_new_tokens=N_CAPTION_TOKENS, max_new_tokens=N_CAPTION_TOKENS)
         assert made.shape[1] == 1 + N_CAPTION_TOKENS
 
-    def whole(dtype):
-        out = subprocess.run([program, "--dtype", dtype, folder, str(batch)], capture_output=True, text=True, check=True)
-        print(out.stdout, end="", flush=True)
-        return float(re.search(r"^captions .* ([0-9.]+) ms of processor time", out.stdout, re.M)[1])
-
-    peers = {"pytorch": lambda: cost(generate, batch), "pytorch vision": lambda: cost(lambda: model.vision_model(pixel_values=pixels), batch)}
-    peers |= {"vlmd " + dtype: lambda dtype=dtype: whole(dtype) for dtype in dtypes}
-    compare(folder, batch, rounds, peers)
-
-
-def compare(folder, batch, rounds, peers):
-    best = dict.fromkeys(peers, float("inf"))
-    for _ in range(rounds):
-        for name, measure in peers.items():
-            best[name] = min(best[name], measure())
-    for name, value in best.items():
-        ratios = [f"{best[peer] / value:.2f} times as fast as {peer}" for peer in best if not peer.startswith("vlmd")]
-        told = "   " + ", ".join(ratios) if name.startswith("vlmd") else ""
-        print(f"{os.path.basename(folder)} batch {batch} {name:16} {value:8.2f} ms{told}")
+    peers = {}
+    for dtype in given.torch_dtypes:
+        copied = in_dtype(model, dtype)
+        peers["PyTorch " + dtype] = lambda copied=copied, dtype=dtype: measure.cost(lambda: generate(copied, dtype), batch)
+    for dtype in given.dtypes:
+        peers["vlmd " + dtype] = lambda dtype=dtype: measure.ours(folder, batch, dtype, "captions")
+    return peers
 
 
-def run(folder, batch, rounds, program, dtypes):
+def passes(folder, measure, given):
+    """A pass over what one item needs, beside PyTorch's and, where they were exported, ONNX Runtime's."""
     module, inputs = load(folder)
-    torch.set_num_threads(1)
-    tensors, peers = inputs(batch), {}
-    peers["pytorch"] = lambda: cost(lambda: module(*tensors), batch)
-    for peer, path in (("onnxruntime", f"{folder}.{batch}.onnx"), ("onnxruntime int8", f"{folder}.{batch}.int8.onnx")):
+    batch, tensors, peers = given.batch, inputs(given.batch), {}
+    for dtype in given.torch_dtypes:
+        copied = in_dtype(module, dtype)
+        cast = [t.to(TORCH_DTYPES[dtype]) if t.is_floating_point() else t for t in tensors]
+        peers["PyTorch " + dtype] = lambda copied=copied, cast=cast: measure.cost(lambda: copied(*cast), batch)
+    for peer, path in (("ONNX Runtime f32", f"{folder}.{batch}.onnx"), ("ONNX Runtime int8", f"{folder}.{batch}.int8.onnx")):
         if os.path.exists(path):
             import onnxruntime
 
             options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
+            options.intra_op_num_threads = measure.threads
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             fed = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), tensors)}
-            peers[peer] = lambda session=session, fed=fed: cost(lambda: session.run(None, fed), batch)
-    for dtype in dtypes:
-        peers["vlmd " + dtype] = lambda dtype=dtype: ours(program, folder, batch, dtype)
-    compare(folder, batch, rounds, peers)
+            peers[peer] = lambda session=session, fed=fed: measure.cost(lambda: session.run(None, fed), batch)
+    names = ["encode_images"] + ([] if len(tensors) == 1 else ["score_pairs", "encode_texts"])
+    for dtype in given.dtypes:
+        peers["vlmd " + dtype] = lambda dtype=dtype: measure.ours(folder, batch, dtype, *names)
+    return peers
+
+
+def compare(peers, rounds):
+    best = dict.fromkeys(peers, float("inf"))
+    for _ in range(rounds):
+        for name, cost in peers.items():
+            time.sleep(0.05)  # threads of the one before go to sleep
+            best[name] = min(best[name], cost())
+    return best
+
+
+def tell(label, best):
+    for name, value in best.items():
+        ratios = [f"{best[peer] / value:.2f} times as fast as {peer}" for peer in best if not peer.startswith("vlmd")]
+        told = "   " + ", ".join(ratios) if name.startswith("vlmd") else ""
+        print(f"{label} {name:17} {value:8.2f} ms{told}", flush=True)
 
 
 def main():
@@ -169,15 +201,29 @@ def main():
     arguments.add_argument("--int8", action="store_true", help="export with weights quantised, too")
     arguments.add_argument("--batch", type=int, default=1)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--dtypes", nargs="+", default=["f32"])
+    arguments.add_argument("--seconds", type=float, default=1.5, help="of each program in each round")
+    arguments.add_argument("--dtypes", nargs="+", default=["f32"], help="vlmd's")
+    arguments.add_argument("--torch-dtypes", nargs="+", default=["f32"], choices=TORCH_DTYPES)
+    arguments.add_argument("--all-cores", action="store_true")
+    arguments.add_argument("--json", action="store_true", help="one line with the milliseconds per item and the versions")
     arguments.add_argument("--program", default="build/tests/bench/bench_forward")
+    arguments.add_argument("--cache", help="folder for vlmd's converted weights")
     given = arguments.parse_args()
     torch.set_grad_enabled(False)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if given.action == "export":
-        export(given.folder, given.batch, given.int8)
+        return export(given.folder, given.batch, given.int8)
+    measure = Measure(given)
+    peers = {"run": passes, "captions": captions}[given.action](given.folder, measure, given)
+    best = compare(peers, given.rounds)
+    if given.json:
+        print(json.dumps({"ms": best, "threads": measure.threads, "versions": versions()}))
     else:
-        {"run": run, "captions": captions}[given.action](given.folder, given.batch, given.rounds, given.program, given.dtypes)
+        tell(f"{os.path.basename(given.folder)} batch {given.batch}", best)
+
+
+def versions():
+    """Of the packages that took part."""
+    return {name: sys.modules[name].__version__.split("+")[0] for name in ("torch", "onnxruntime", "transformers") if name in sys.modules}
 
 
 if __name__ == "__main__":

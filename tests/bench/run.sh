@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run.sh: the benchmarks, on the embedded models or on the checkpoint directories that are given (the first also over HTTP).
 #
-#   ./dev bench [DIR...]
+#   ./dev bench [DIR...]        (`./dev bench --peers` is peers.py)
 #
 # Nothing else should compute meanwhile; compare figures of one run only.
 set -euo pipefail
@@ -11,6 +11,7 @@ picture=tests/data/images/bench_640x480.jpg
 
 echo "== machine"
 lscpu | sed -n 's/^Model name: *//p; s/^CPU(s): */cores: /p' | head -2
+$bin/bench_limits
 echo "== kernels (matrix products, attention, norms)"
 $bin/bench_nn
 echo "== pictures (decode, resize, normalise)"
