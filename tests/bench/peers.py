@@ -1,6 +1,6 @@
 """peers.py: `./dev bench --peers`, vlmd beside PyTorch and ONNX Runtime with the same weights in the same run.
 
-    ./dev bench --peers [--quick] [--only ROW...] [--models-dir DIR] [--out FOLDER]
+    ./dev bench --peers [--quick] [--rounds N] [--only ROW...] [--models-dir DIR] [--out FOLDER]
 
 1. A virtual environment outside the repository gets tests/bench/peers-requirements.txt ($VLMD_PEERS_VENV, else
    ~/.cache/vlmd/peers-venv; some 6 GB where PyTorch's CPU wheels cannot be reached). One that has them is taken as it is.
@@ -102,12 +102,12 @@ def measure_limits(results):
     print(out, end="", flush=True)
 
 
-def measure_row(results, row, python, folder, quick):
+def measure_row(results, row, python, folder, given):
     suite, batch, threads = row.split(":")
     kind, action, _ = SUITES[suite]
     programs = peers_report.SUITES[suite][2]
     command = [python, "-W", "ignore", os.path.join(HERE, "encoder_peers.py"), action, os.path.join(folder, kind), "--batch", batch, "--json"]
-    command += ["--rounds", "1" if quick else "3", "--seconds", "0.3" if quick else "1"]
+    command += ["--rounds", "1" if given.quick else str(given.rounds), "--seconds", "0.3" if given.quick else "1"]
     command += ["--dtypes", *(name.split()[1] for name in programs if name.startswith("vlmd"))]
     command += ["--torch-dtypes", *(name.split()[1] for name in programs if name.startswith("PyTorch"))]
     command += ["--program", os.path.join(BENCH, "bench_forward"), "--cache", os.path.join(folder, "cache")]
@@ -127,6 +127,7 @@ def main():
                          for batch in peers_report.SUITES[suite][1]]
     arguments = argparse.ArgumentParser(prog="./dev bench --peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="one short round: a look, not a measurement")
+    arguments.add_argument("--rounds", type=int, default=3, help="how often all take their turn; the best counts (3)")
     arguments.add_argument("--only", nargs="+", metavar="ROW", choices=rows, help="measure these: " + " ".join(rows))
     arguments.add_argument("--models-dir", default=os.path.join(CACHE, "peers"), help="where the checkpoints are or go")
     arguments.add_argument("--out", default=os.path.join(ROOT, "build", "peers"), help="where peers.json and peers.svg go")
@@ -145,7 +146,7 @@ def main():
         if row == "limits":
             measure_limits(results)
         else:
-            measure_row(results, row, python, folder, given.quick)
+            measure_row(results, row, python, folder, given)
         tables = peers_report.write(given.out, results)
     print("\n" + tables + f"\n{given.out}/peers.json and peers.svg hold this.")
 

@@ -13,6 +13,7 @@ shown as a dash in the tables.
 import json
 import os
 import sys
+import textwrap
 from xml.sax.saxutils import escape
 
 WITH_ONNX = ["PyTorch f32", "PyTorch bf16", "ONNX Runtime f32", "ONNX Runtime int8", "vlmd f32", "vlmd bf16", "vlmd int8"]
@@ -85,11 +86,11 @@ def told_versions(results):
 
 
 def markdown(results):
-    head = (f"{results['chip']}; {told_versions(results)}; the same random weights of the public sizes in one run, the best of the "
+    head = (f"{results['chip']}; {told_versions(results)}; the same random weights of the public sizes, all figures of a column in one run, the best of the "
             "rounds; ONNX Runtime's int8 is its dynamic quantisation, a scale per channel. "
             f"{threads_told(results)['all'].capitalize()}: by the clock; one core: in processor time.")
     measured = [suite for suite in SUITES if any(row.startswith(suite + ":") for row in results["rows"])]
-    return "\n\n".join([head, limits_table(results)] + [suite_table(results, suite) for suite in measured]) + "\n"
+    return "\n\n".join([textwrap.fill(head, 128), limits_table(results)] + [suite_table(results, suite) for suite in measured]) + "\n"
 
 
 # ---- the plot -----------------------------------------------------------------------------------------------------
@@ -133,9 +134,11 @@ def svg(results):
             at = y + 27 + i * (BAR + GAP) + BAR - 3
             parts.append(f'<text x="{MARGIN + LEFT - 8}" y="{at}" text-anchor="end">{escape(name)}</text>')
         y += 27 + len(programs) * (BAR + GAP) + BLOCK_GAP - 27
-    width, height = 2 * MARGIN + LEFT + 3 * PANEL, y + 6
-    told = f"{results['chip']}, {threads_told(results)['all']}; {told_versions(results)}. Longer is faster; each panel has its own scale."
-    parts.append(f'<text class="small" x="{MARGIN}" y="{y - 8}">{escape(told)}</text>')
+    width, height = 2 * MARGIN + LEFT + 3 * PANEL, y + 14
+    for line in (f"{results['chip']}, {threads_told(results)['all']}; {told_versions(results)}.",
+                 "Longer is faster; each panel has a scale of its own; f32, bf16, int8: what the layers compute in."):
+        parts.append(f'<text class="small" x="{MARGIN}" y="{y - 14}">{escape(line)}</text>')
+        y += 16
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
             f'aria-label="vlmd beside PyTorch and ONNX Runtime">\n<style>{STYLE}</style>\n'
             f'<rect class="paper" width="{width}" height="{height}" rx="8"/>')
