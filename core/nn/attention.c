@@ -86,6 +86,8 @@ enum status nn_attention(const struct compute *compute, const struct attention_s
     return STATUS_OK;
 }
 
+enum { KEEP_ROWS = 16 };
+
 struct keep_job {
     const float *rows;
     size_t n_rows, n_heads, head_dim;
@@ -93,16 +95,19 @@ struct keep_job {
     void *to;
 };
 
-static void keep_head(void *context, size_t head)
+static void keep_rows(void *context, size_t i)
 {
     const struct keep_job *job = context;
-    size_t dim = job->head_dim, at = head * job->n_rows * dim;
-    const float *from = job->rows + head * dim;
-    for (size_t row = 0; row < job->n_rows; row++, from += job->n_heads * dim, at += dim) {
-        if (job->dtype == DTYPE_BF16)
-            kernels()->f32_to_bf16(from, dim, (uint16_t *)job->to + at);
-        else
-            memcpy((float *)job->to + at, from, dim * sizeof *from);
+    size_t end = min_size(job->n_rows, (i + 1) * KEEP_ROWS), dim = job->head_dim;
+    for (size_t row = i * KEEP_ROWS; row < end; row++) {
+        const float *from = job->rows + row * job->n_heads * dim;
+        for (size_t head = 0; head < job->n_heads; head++, from += dim) {
+            size_t at = (head * job->n_rows + row) * dim;
+            if (job->dtype == DTYPE_BF16)
+                kernels()->f32_to_bf16(from, dim, (uint16_t *)job->to + at);
+            else
+                memcpy((float *)job->to + at, from, dim * sizeof *from);
+        }
     }
 }
 
@@ -110,5 +115,6 @@ void nn_keep_heads(const struct compute *compute, const float *rows, size_t n_ro
                    size_t head_dim, enum dtype dtype, void *to)
 {
     struct keep_job job = {rows, n_rows, n_heads, head_dim, dtype, to};
-    pool_run_sized(compute->pool, n_heads, n_rows * n_heads * head_dim, keep_head, &job);
+    pool_run_sized(compute->pool, (n_rows + KEEP_ROWS - 1) / KEEP_ROWS, n_rows * n_heads * head_dim,
+                   keep_rows, &job);
 }

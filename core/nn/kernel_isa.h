@@ -28,6 +28,7 @@ void KERNEL(attention_few)(const struct attention_shape *shape, const struct att
                            size_t kv_head);
 void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct attention_item *item,
                              size_t head, size_t q0, size_t n_q);
+double KERNEL(bf16_gain)(void);
 void BASE_KERNEL(activate)(enum activation activation, float *x, size_t n);
 void KERNEL(softmax_row)(float *x, size_t n);
 float KERNEL(log_sum_row)(const float *x, size_t n);

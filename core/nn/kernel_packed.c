@@ -70,10 +70,13 @@ static const float *row_of(const struct linear_job *job, size_t row, float *gath
 
 #if defined(__AVX512VNNI__)
 
+enum { X_AHEAD = 512 }; /* floats; rows lie one after another, most often in the third cache */
+
 #if defined(__AVX512BF16__)
 static void row_to_bf16(const float *x, size_t n, size_t n_padded, char *to)
 {
     for (size_t k = 0; k < n_padded; k += 16) {
+        __builtin_prefetch(x + k + X_AHEAD);
         vec value = k + 16 <= n ? vec_load(x + k) : k < n ? vec_load_part(x + k, n - k) : (vec){0};
         _mm256_storeu_si256((__m256i *)(to + 2 * k), (__m256i)_mm512_cvtneps_pbh((__m512)value));
     }
@@ -88,6 +91,7 @@ static void row_to_int8(const float *x, size_t n, size_t n_padded, char *to, flo
     __m512 low = _mm512_setzero_ps(), high = low;
     __mmask16 odd = 0;
     for (size_t k = 0; k < n; k += 16) {
+        __builtin_prefetch(x + k + X_AHEAD);
         __m512 value = (__m512)(k + 16 <= n ? vec_load(x + k) : vec_load_part(x + k, n - k));
         odd |= _mm512_fpclass_ps_mask(value, 0x99); /* NaN, infinity */
         low = _mm512_min_ps(low, value);
@@ -519,6 +523,15 @@ DEFINE_TILES(tiles_bf16, _tile_dpbf16ps)
 DEFINE_TILES(tiles_int8, _tile_dpbusd)
 #endif
 
+/* Where results go, to have the lines at hand when they come. */
+INLINE void fetch_results(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                          size_t n)
+{
+    for (size_t r = row; r < row + n_rows; r++)
+        for (size_t c = out; c < out + n; c += 16)
+            __builtin_prefetch(job->y + r * job->linear->n_out + c, 1);
+}
+
 /* ---- a panel --------------------------------------------------------------------------------- */
 
 /* All rows against the panel at `out`, n of it real. */
@@ -534,6 +547,7 @@ static void panel(const struct linear_job *job, const struct scratch *scratch, c
 #if defined(__AMX_TILE__)
         if (takes_tiles(job, n_rows)) {
             group = min_size(2 * TILE_ROWS, n_rows - r);
+            fetch_results(job, row + r, group, out, n);
             bool tall = group > TILE_ROWS;
             for (size_t b = 0; b < PANEL_BLOCKS && b * PACK_OUT < n; b += 2)
                 (is_int8 ? tiles_int8 : tiles_bf16)(tall, r == 0, from, row_bytes, blocks[b],

@@ -37,7 +37,7 @@
     void dot_rows_##isa(enum dot_form, const void *, const float *, size_t, size_t, const float *, \
                         float *);
 
-#define KERNELS(isa, base, n_lanes, n_vecs, rows_at_once, tiles, ...)                              \
+#define KERNELS(isa, base, n_lanes, n_vecs, rows_at_once, tiles, gain, ...)                        \
     bool packed_block_##isa(const struct linear_job *, size_t, size_t, size_t, size_t);            \
     static const struct kernels kernels_##isa = {                                                  \
         .name = #isa,                                                                              \
@@ -48,7 +48,8 @@
         .group_rows = (n_vecs) * (n_lanes),                                                        \
         .packed_block = packed_block_##isa,                                                        \
         .packed_rows = rows_at_once,                                                               \
-        .fast = {[WEIGHT_F32] = true, __VA_ARGS__},                                                \
+        .bf16_gain = gain,                                                                         \
+        .units = {[WEIGHT_F32] = true, __VA_ARGS__},                                               \
         .attention_block = attention_block_##base,                                                 \
         .attention_few = attention_few_##base,                                                     \
         .attention_tiles = tiles,                                                                  \
@@ -66,20 +67,21 @@
 BASE_KERNELS(avx512)
 void attention_tiles_amx(const struct attention_shape *, const struct attention_item *, size_t,
                          size_t, size_t);
-KERNELS(amx, avx512, 16, 4, 32,
-        attention_tiles_amx, [WEIGHT_BF16] = true, [WEIGHT_INT8] = true, [WEIGHT_INT4] = true)
-KERNELS(avx512bf16, avx512, 16, 4, 6,
+KERNELS(amx, avx512, 16, 4, 32, attention_tiles_amx,
         NULL, [WEIGHT_BF16] = true, [WEIGHT_INT8] = true, [WEIGHT_INT4] = true)
-KERNELS(avx512vnni, avx512, 16, 4, 6, NULL, [WEIGHT_INT8] = true)
-KERNELS(avx512, avx512, 16, 4, 12, NULL, )
+double bf16_gain_avx512bf16(void);
+KERNELS(avx512bf16, avx512, 16, 4, 6, NULL,
+        bf16_gain_avx512bf16, [WEIGHT_BF16] = true, [WEIGHT_INT8] = true, [WEIGHT_INT4] = true)
+KERNELS(avx512vnni, avx512, 16, 4, 6, NULL, NULL, [WEIGHT_INT8] = true)
+KERNELS(avx512, avx512, 16, 4, 12, NULL, NULL, )
 BASE_KERNELS(avx2)
-KERNELS(avx2, avx2, 8, 3, 4, NULL, )
+KERNELS(avx2, avx2, 8, 3, 4, NULL, NULL, )
 #endif
 BASE_KERNELS(portable)
 #if defined(__aarch64__)
-KERNELS(portable, portable, 4, 4, 4, NULL, )
+KERNELS(portable, portable, 4, 4, 4, NULL, NULL, )
 #else
-KERNELS(portable, portable, 4, 3, 2, NULL, )
+KERNELS(portable, portable, 4, 3, 2, NULL, NULL, )
 #endif
 
 #if defined(__x86_64__)
@@ -188,9 +190,28 @@ bool nn_engine_choose(enum nn_engine engine)
     return true;
 }
 
+bool nn_engine_has_units(enum weight_form form)
+{
+    return (unsigned)form < N_WEIGHT_FORMS && kernels()->units[form];
+}
+
+/* By AVX512-BF16 alone bf16 is twice as fast as f32 on some chips and slower on others. */
+static bool bf16_gains(void)
+{
+    enum { UNKNOWN, GAINS, LOSES };
+    static atomic_int known;
+    int now = atomic_load_explicit(&known, memory_order_relaxed);
+    if (now == UNKNOWN) {
+        now = kernels()->bf16_gain() > 1.2 ? GAINS : LOSES;
+        atomic_store_explicit(&known, now, memory_order_relaxed);
+    }
+    return now == GAINS;
+}
+
 bool nn_engine_is_fast(enum weight_form form)
 {
-    return (unsigned)form < N_WEIGHT_FORMS && kernels()->fast[form];
+    return nn_engine_has_units(form) &&
+           (form != WEIGHT_BF16 || !kernels()->bf16_gain || bf16_gains());
 }
 
 const char *nn_engine_name(void)

@@ -87,7 +87,9 @@ void nn_activate(const struct compute *compute, enum activation activation, floa
 enum weight_form { WEIGHT_F32, WEIGHT_BF16, WEIGHT_INT8, WEIGHT_INT4, N_WEIGHT_FORMS };
 const char *weight_form_name(enum weight_form form); /* "f32", "bf16", … */
 bool weight_form_parse(const char *name, enum weight_form *out);
-/* Whether the engine that runs now multiplies this form by units of its own, faster than f32. */
+/* Whether the engine that runs now multiplies this form by units of its own: rounds the rows to it.
+ * is_fast: and faster than f32, which for bf16 by AVX512-BF16 is measured, at the first call. */
+bool nn_engine_has_units(enum weight_form form);
 bool nn_engine_is_fast(enum weight_form form);
 
 /* y = x · weightᵀ + bias. Filled by linear_init…(); treat as opaque. */
@@ -106,7 +108,7 @@ enum status linear_init(struct linear *linear, const void *weight, enum dtype dt
                         const float *bias, size_t n_out, size_t n_in, struct error *err);
 void linear_release(struct linear *linear);
 
-/* The bytes of a weight's packed form; 0 for shapes (rows longer than 16,384) that stay f32. */
+/* The bytes of a weight's packed form; 0 for shapes (rows longer than 32,768) that stay f32. */
 size_t linear_packed_bytes(enum weight_form form, size_t n_out, size_t n_in);
 /* Packs a weight as linear_init() takes it into `to` (linear_packed_bytes(), 64-byte aligned), over
  * all threads of the pool (NULL: the calling one). For int8 the worst error over blocks of 16

@@ -28,7 +28,7 @@ enum { PACK_VERSION = 2 };
 
 /* PACK_IN_MAX: the longest rows that are packed; longer ones stay f32. INT4_FEW_ROWS: products of
  * so many rows against int4 take the units of int8 where the chip has them. */
-enum { PACK_OUT = 16, PACK_IN = 64, PACK_IN_MAX = 16384, INT4_GROUP = 32, INT4_FEW_ROWS = 12 };
+enum { PACK_OUT = 16, PACK_IN = 64, PACK_IN_MAX = 32768, INT4_GROUP = 32, INT4_FEW_ROWS = 12 };
 
 static inline size_t packed_in(size_t n_in)
 {

@@ -73,7 +73,7 @@ static void round_groups(const float *x, size_t n_in, double *out)
 static void round_row(enum weight_form form, size_t n_rows, const float *x, size_t n_in,
                       double *out)
 {
-    if (form == WEIGHT_INT4 && n_rows <= INT4_FEW_ROWS && nn_engine_is_fast(WEIGHT_INT8)) {
+    if (form == WEIGHT_INT4 && n_rows <= INT4_FEW_ROWS && nn_engine_has_units(WEIGHT_INT8)) {
         round_groups(x, n_in, out);
         return;
     }
@@ -84,10 +84,10 @@ static void round_row(enum weight_form form, size_t n_rows, const float *x, size
     }
     float step = high / 255 - low / 255, factor = 1 / step;
     for (size_t k = 0; k < n_in; k++)
-        out[k] = !nn_engine_is_fast(form) ? x[k]
-                 : form != WEIGHT_INT8    ? bf16_round(x[k])
-                 : step > 0               ? (double)rintf(x[k] * factor) * step
-                                          : 0;
+        out[k] = !nn_engine_has_units(form) ? x[k]
+                 : form != WEIGHT_INT8      ? bf16_round(x[k])
+                 : step > 0                 ? (double)rintf(x[k] * factor) * step
+                                            : 0;
 }
 
 struct product {
@@ -156,7 +156,7 @@ START_TEST(packed_products_match_plain_loop)
         {1, 1, 1},      {1, 16, 64},    {2, 17, 65},     {3, 100, 31},   {4, 64, 768},
         {6, 63, 200},   {7, 130, 128},  {15, 15, 300},   {16, 65, 512},  {17, 48, 33},
         {31, 129, 64},  {33, 257, 130}, {50, 192, 100},  {97, 64, 1000}, {600, 20, 40},
-        {70, 33, 9001}, {3, 40, 16384}, {40, 17, 16383},
+        {70, 33, 9001}, {3, 40, 16384}, {40, 17, 18944}, {7, 20, 32768}, {33, 17, 32767},
     };
     for (enum weight_form form = WEIGHT_BF16; form < N_WEIGHT_FORMS; form++) {
         for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
@@ -170,6 +170,22 @@ START_TEST(packed_products_match_plain_loop)
                                            (enum activation)random_below(N_ACTIVATIONS),
                                            (int)random_below(3)});
     }
+}
+END_TEST
+
+/* Only units make a form fast; what is measured is measured once. */
+START_TEST(engines_know_what_is_fast)
+{
+    ck_assert(nn_engine_has_units(WEIGHT_F32) && nn_engine_is_fast(WEIGHT_F32));
+    ck_assert(!nn_engine_has_units(N_WEIGHT_FORMS) && !nn_engine_is_fast(N_WEIGHT_FORMS));
+    for (enum weight_form form = 0; form < N_WEIGHT_FORMS; form++) {
+        bool is_fast = nn_engine_is_fast(form);
+        ck_assert(nn_engine_has_units(form) || !is_fast);
+        for (int i = 0; i < 100; i++)
+            ck_assert(nn_engine_is_fast(form) == is_fast);
+    }
+    if (strcmp(nn_engine_name(), "amx") == 0)
+        ck_assert(nn_engine_is_fast(WEIGHT_BF16));
 }
 END_TEST
 
@@ -229,7 +245,7 @@ START_TEST(forms_have_names_and_bounds)
     }
     ck_assert(!weight_form_parse("fp4", &got));
     ck_assert_uint_eq(linear_packed_bytes(WEIGHT_F32, 16, 64), 0);
-    ck_assert_uint_eq(linear_packed_bytes(WEIGHT_BF16, 16, 16385), 0);
+    ck_assert_uint_eq(linear_packed_bytes(WEIGHT_BF16, 16, 32769), 0);
     ck_assert_uint_eq(linear_packed_bytes(WEIGHT_BF16, SIZE_MAX, 64), 0);
     ck_assert_uint_eq(linear_packed_bytes(WEIGHT_BF16, 17, 65), 2 * 16 * 128 * 2);
     ck_assert_uint_eq(linear_packed_bytes(WEIGHT_INT4, 16, 64), 16 * 64 / 2 + 2 * 16 * 2);
@@ -243,6 +259,7 @@ static Suite *suite_of_engine(void)
     tcase_add_checked_fixture(tcase, set_up, tear_down);
     tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, packed_products_match_plain_loop);
+    tcase_add_test(tcase, engines_know_what_is_fast);
     tcase_add_test(tcase, packed_products_keep_what_is_no_number);
     tcase_add_test(tcase, packing_tells_what_int8_loses);
     tcase_add_test(tcase, forms_have_names_and_bounds);
