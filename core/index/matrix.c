@@ -49,11 +49,16 @@ static size_t find_slot(const struct matrix *matrix, int64_t key)
     return slot;
 }
 
+static size_t chunk_bytes(const struct matrix *matrix)
+{
+    size_t rows = (size_t)1 << matrix->chunk_shift;
+    return matrix_scales_at(matrix) + (matrix->form == DOT_I8 ? rows * sizeof(float) : 0);
+}
+
 /* Frees memory only in matrix_release and matrix_compact, so that a graph may read on. */
 static bool add_chunk(struct matrix *matrix)
 {
-    size_t rows = (size_t)1 << matrix->chunk_shift;
-    size_t bytes = matrix_scales_at(matrix) + (matrix->form == DOT_I8 ? rows * sizeof(float) : 0);
+    size_t bytes = chunk_bytes(matrix);
     if (!matrix->chunks)
         matrix->chunks = calloc(MATRIX_CHUNKS_MAX, sizeof *matrix->chunks);
     if (!matrix->chunks || matrix->n_chunks == MATRIX_CHUNKS_MAX)
@@ -110,23 +115,43 @@ bool matrix_reserve(struct matrix *matrix, size_t more)
     return true;
 }
 
+void matrix_populate(const struct matrix *matrix, size_t n_chunks)
+{
+    size_t bytes = chunk_bytes(matrix) / HUGE_PAGE * HUGE_PAGE;
+    for (size_t i = 1; i < n_chunks && bytes; i++)                  /* the first is malloc's */
+        if (madvise(matrix->chunks[i], bytes, MADV_POPULATE_WRITE)) /* leaves what is written */
+            return;
+}
+
 static void set_scale(struct matrix *matrix, uint32_t row, float scale)
 {
     if (matrix->form == DOT_I8)
         *(float *)matrix_scale(matrix, row) = scale;
 }
 
-void matrix_set(struct matrix *matrix, int64_t key, const float *vector)
+uint32_t matrix_set(struct matrix *matrix, int64_t key, const float *vector)
 {
-    size_t slot = find_slot(matrix, key);
-    if (!matrix->slots[slot]) {
-        matrix->keys[matrix->n_rows] = key;
-        matrix->slots[slot] = (uint32_t)++matrix->n_rows;
-        matrix->n++;
+    uint32_t row = matrix->next;
+    if (row >= matrix->n_rows || matrix->keys[row] != key) {
+        size_t slot = find_slot(matrix, key);
+        if (!matrix->slots[slot]) {
+            matrix->keys[matrix->n_rows] = key;
+            matrix->slots[slot] = (uint32_t)++matrix->n_rows;
+            matrix->n++;
+        }
+        row = matrix->slots[slot] - 1;
     }
-    uint32_t row = matrix->slots[slot] - 1;
+    matrix->next = row + 1;
     float scale = dot_pack(matrix->form, vector, matrix->dim, (void *)matrix_row(matrix, row));
     set_scale(matrix, row, scale);
+    return row;
+}
+
+/* A walk through the graph may pass over a place that is empty. */
+static void empty_row(struct matrix *matrix, uint32_t row)
+{
+    memset((void *)matrix_row(matrix, row), 0, matrix->dim * dot_form_size(matrix->form));
+    set_scale(matrix, row, 0);
 }
 
 void matrix_add_place(struct matrix *matrix, int64_t key)
@@ -138,9 +163,15 @@ void matrix_add_place(struct matrix *matrix, int64_t key)
     if (fresh) {
         matrix->slots[slot] = row + 1;
         matrix->n++;
+    } else {
+        empty_row(matrix, row);
     }
-    memset((void *)matrix_row(matrix, row), 0, matrix->dim * dot_form_size(matrix->form));
-    set_scale(matrix, row, 0);
+}
+
+void matrix_clear_place(struct matrix *matrix, uint32_t row)
+{
+    empty_row(matrix, row);
+    matrix_remove(matrix, matrix->keys[row]);
 }
 
 /* Frees a slot and closes the gap in its run of probes. */

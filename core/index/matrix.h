@@ -29,6 +29,8 @@ struct matrix {
     int64_t *keys;   /* [n_rows] */
     uint32_t *slots; /* open-addressed key → row + 1; a power of two of them, 0 = free */
     size_t n_slots;
+    uint32_t
+        next; /* the row behind the one that was set last; only a guess where the next one is */
     unsigned chunk_shift;   /* a chunk holds 1 << chunk_shift rows, then (int8) their scales */
     unsigned char **chunks; /* [MATRIX_CHUNKS_MAX], where they are stays the same */
     size_t n_chunks;
@@ -39,11 +41,17 @@ void matrix_release(struct matrix *matrix);
 
 /* Room for `more` further rows, so that matrix_set cannot fail; false: out of memory. */
 bool matrix_reserve(struct matrix *matrix, size_t more);
-/* Adds a row; or fills a place, or (only without `stable`) replaces a row. */
-void matrix_set(struct matrix *matrix, int64_t key, const float *vector);
-/* A further row without a vector: matrix_set() brings it, or the key is removed. Key 0, or one that
- * is there: an empty place. `stable` only. */
+/* Has the system give (and clear) the memory of the first n_chunks, which takes as long as reading
+ * vectors from a file. In a thread of its own beside everything but what frees rows. */
+void matrix_populate(const struct matrix *matrix, size_t n_chunks);
+/* Adds a row; or fills a place, or (only without `stable`) replaces a row. Gives its number.
+ * Fastest where keys come in the order of their rows. */
+uint32_t matrix_set(struct matrix *matrix, int64_t key, const float *vector);
+/* A further row without a vector: matrix_set() brings it before anybody reads it, or
+ * matrix_clear_place() empties it. Key 0, or one that is there: an empty place. `stable` only. */
 void matrix_add_place(struct matrix *matrix, int64_t key);
+/* Removes the key of a place that no vector came for. */
+void matrix_clear_place(struct matrix *matrix, uint32_t row);
 /* Without `stable` the last row takes the freed place. Unknown keys are fine. */
 void matrix_remove(struct matrix *matrix, int64_t key);
 /* UINT32_MAX when there is no such key. */

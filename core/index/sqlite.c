@@ -158,6 +158,16 @@ static enum status pragma_number(struct sqlite_store *store, const char *pragma,
     return rc == SQLITE_ROW ? STATUS_OK : sqlite_error(store, pragma, err);
 }
 
+enum status sqlite_file_bytes(struct sqlite_store *store, size_t *out, struct error *err)
+{
+    long long pages = 0, page_bytes = 0;
+    if (pragma_number(store, "PRAGMA page_count", &pages, err) ||
+        pragma_number(store, "PRAGMA page_size", &page_bytes, err))
+        return err->status;
+    *out = (size_t)pages * (size_t)page_bytes;
+    return STATUS_OK;
+}
+
 /* Runs sql in one transaction that makes the file one of ours in the present format. */
 static enum status change_format(struct sqlite_store *store, const char *sql, struct error *err)
 {

@@ -88,16 +88,26 @@ static enum status load_shelf(struct sqlite_store *store, sqlite3_stmt *row, str
     if (!shelf)
         return err->status;
     store->shelves[store->n_shelves++] = shelf;
-    sqlite_graph_lay_out(store, shelf);
     return STATUS_OK;
 }
 
-/* Keeps a vector in mind whose place was laid out. */
-static void mark_seen(struct shelf *shelf, int64_t key)
+/* The row that the statement stands on goes into its shelf. */
+static enum status load_vector(struct shelf *shelf, sqlite3_stmt *statement, struct error *err)
 {
-    uint32_t row = shelf->seen ? matrix_find(&shelf->matrix, key) : UINT32_MAX;
-    if (row != UINT32_MAX)
+    size_t bytes = (size_t)sqlite3_column_bytes(statement, 1);
+    const void *vector = sqlite3_column_blob(statement, 1);
+    if (bytes != shelf->info.dim * sizeof(float) || !vector)
+        return error_set(err, STATUS_IO,
+                         "collection '%s' holds a vector of %zu bytes instead of %zu",
+                         shelf->info.name, bytes, shelf->info.dim * sizeof(float));
+    if (sqlite_check_vector(statement, err))
+        return err->status;
+    if (!matrix_reserve(&shelf->matrix, 1))
+        return error_no_memory(err, "a collection's vectors");
+    uint32_t row = matrix_set(&shelf->matrix, sqlite3_column_int64(statement, 0), vector);
+    if (row < shelf->n_places)
         shelf->seen[row / 64] |= (uint64_t)1 << row % 64;
+    return STATUS_OK;
 }
 
 static struct shelf *shelf_with_key(struct sqlite_store *store, int64_t key)
@@ -118,24 +128,12 @@ static enum status load_vectors(struct sqlite_store *store, size_t *n_vectors, s
     int rc = SQLITE_DONE;
     while (!status && (rc = sqlite3_step(statement)) == SQLITE_ROW) {
         int64_t collection = sqlite3_column_int64(statement, 2);
-        size_t bytes = (size_t)sqlite3_column_bytes(statement, 1);
-        const void *vector = sqlite3_column_blob(statement, 1);
         if (!shelf || shelf->key != collection)
             shelf = shelf_with_key(store, collection);
-        if (!shelf)
-            status = error_set(err, STATUS_IO, "a vector belongs to no collection (%lld)",
-                               (long long)collection);
-        else if (bytes != shelf->info.dim * sizeof(float) || !vector)
-            status = error_set(err, STATUS_IO,
-                               "collection '%s' holds a vector of %zu bytes instead of %zu",
-                               shelf->info.name, bytes, shelf->info.dim * sizeof(float));
-        else if (!matrix_reserve(&shelf->matrix, 1))
-            status = error_no_memory(err, "a collection's vectors");
-        else {
-            mark_seen(shelf, sqlite3_column_int64(statement, 0));
-            matrix_set(&shelf->matrix, sqlite3_column_int64(statement, 0), vector);
-            ++*n_vectors;
-        }
+        status = shelf ? load_vector(shelf, statement, err)
+                       : error_set(err, STATUS_IO, "a vector belongs to no collection (%lld)",
+                                   (long long)collection);
+        ++*n_vectors;
     }
     if (!status && rc != SQLITE_DONE)
         status = sqlite_error(store, "reading vectors", err);
@@ -143,22 +141,49 @@ static enum status load_vectors(struct sqlite_store *store, size_t *n_vectors, s
     return status;
 }
 
-/* A page of the file that is lost takes items or vectors along without leaving a trace in the other
- * table. */
-static enum status check_counts(struct sqlite_store *store, size_t n_vectors, struct error *err)
+/* Room for the items of each shelf; their number. A damaged file may hold items without vectors: no
+ * more is reserved than its pages can fill. */
+static enum status reserve_shelves(struct sqlite_store *store, size_t *n_items, struct error *err)
 {
     sqlite3_stmt *statement = store->statements[SQL_COUNT];
-    size_t n_items = 0;
-    enum status status = STATUS_OK;
-    if (sqlite3_step(statement) == SQLITE_ROW)
-        n_items = (size_t)sqlite3_column_int64(statement, 0);
-    else
-        status = sqlite_error(store, "counting items", err);
-    sqlite3_reset(statement);
-    if (!status && n_items != n_vectors)
-        status = error_set(err, STATUS_IO,
-                           "the collections' file is damaged: it has %zu items and %zu vectors",
-                           n_items, n_vectors);
+    size_t file_bytes = 0;
+    enum status status = sqlite_file_bytes(store, &file_bytes, err);
+    for (size_t i = 0; i < store->n_shelves && !status; i++) {
+        struct shelf *shelf = store->shelves[i];
+        sqlite3_bind_int64(statement, 1, shelf->key);
+        if (sqlite3_step(statement) == SQLITE_ROW) {
+            size_t n = (size_t)sqlite3_column_int64(statement, 0);
+            size_t n_max = file_bytes / (shelf->info.dim * sizeof(float));
+            *n_items += n;
+            if (!matrix_reserve(&shelf->matrix, n < n_max ? n : n_max))
+                status = error_no_memory(err, "a collection's vectors");
+            shelf->n_fresh_chunks = shelf->matrix.n_chunks;
+        } else {
+            status = sqlite_error(store, "counting items", err);
+        }
+        sqlite3_reset(statement);
+    }
+    return status;
+}
+
+static void *populate_main(void *context)
+{
+    struct sqlite_store *store = context;
+    for (size_t i = 0; i < store->n_shelves; i++)
+        matrix_populate(&store->shelves[i]->matrix, store->shelves[i]->n_fresh_chunks);
+    return NULL;
+}
+
+/* The matrices' memory is asked for by a thread beside the one that fills it. */
+static enum status fill_shelves(struct sqlite_store *store, size_t *n_vectors, struct error *err)
+{
+    pthread_t thread;
+    bool is_helped = !pthread_create(&thread, NULL, populate_main, store);
+    for (size_t i = 0; i < store->n_shelves; i++)
+        sqlite_graph_lay_out(store, store->shelves[i]);
+    enum status status = load_vectors(store, n_vectors, err);
+    if (is_helped)
+        pthread_join(thread, NULL);
     return status;
 }
 
@@ -166,7 +191,7 @@ enum status sqlite_load(struct sqlite_store *store, struct error *err)
 {
     sqlite3_stmt *statement = store->statements[SQL_COLLECTIONS];
     enum status status = STATUS_OK;
-    size_t n_vectors = 0;
+    size_t n_vectors = 0, n_items = 0;
     int rc = SQLITE_DONE;
     while (!status && (rc = sqlite3_step(statement)) == SQLITE_ROW)
         status = load_shelf(store, statement, err);
@@ -174,9 +199,15 @@ enum status sqlite_load(struct sqlite_store *store, struct error *err)
         status = sqlite_error(store, "reading collections", err);
     sqlite3_reset(statement);
     if (!status)
-        status = load_vectors(store, &n_vectors, err);
+        status = reserve_shelves(store, &n_items, err);
     if (!status)
-        status = check_counts(store, n_vectors, err);
+        status = fill_shelves(store, &n_vectors, err);
+    /* A page of the file that is lost takes items or vectors along without leaving a trace in the
+     * other table. */
+    if (!status && n_items != n_vectors)
+        status = error_set(err, STATUS_IO,
+                           "the collections' file is damaged: it has %zu items and %zu vectors",
+                           n_items, n_vectors);
     for (size_t i = 0; !status && i < store->n_shelves; i++)
         sqlite_graph_load(store->shelves[i]);
     return status;

@@ -379,6 +379,7 @@ void sqlite_graph_lay_out(struct sqlite_store *store, struct shelf *shelf)
         return;
     }
     shelf->matrix.stable = true;
+    shelf->n_places = n;
     for (size_t i = 0; i < n; i++)
         matrix_add_place(&shelf->matrix, keys[i]);
 }
@@ -390,10 +391,9 @@ void sqlite_graph_load(struct shelf *shelf)
     struct error ignored;
     struct matrix *matrix = &shelf->matrix;
     shelf->graph = graph_file_load(shelf->file, matrix, &ignored);
-    size_t n = shelf->graph ? graph_covers(shelf->graph) : matrix->n_rows;
-    for (uint32_t row = 0; row < n; row++)
+    for (uint32_t row = 0; row < shelf->n_places; row++)
         if (matrix->keys[row] && !(shelf->seen[row / 64] >> row % 64 & 1)) {
-            matrix_remove(matrix, matrix->keys[row]);
+            matrix_clear_place(matrix, row);
             shelf->has_holes = true;
         }
     if (shelf->graph)
@@ -404,4 +404,5 @@ void sqlite_graph_load(struct shelf *shelf)
     free(shelf->seen);
     shelf->file = NULL;
     shelf->seen = NULL;
+    shelf->n_places = 0;
 }

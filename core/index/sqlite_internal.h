@@ -52,9 +52,8 @@
     S(DROP_PICTURES, "DELETE FROM pictures WHERE key IN (SELECT key FROM items WHERE collection = ?1)") \
     S(DROP_VECTORS, "DELETE FROM vectors WHERE key IN (SELECT key FROM items WHERE collection = ?1)") \
     S(DROP_ITEMS,  "DELETE FROM items WHERE collection = ?1")                                      \
-    S(COUNT,       "SELECT count(*) FROM items")                                                   \
-    S(VECTORS,     "SELECT key, vector, collection, checked(sum, 'vectors', key, collection, vector)" \
-                   " FROM vectors ORDER BY key")                                                   \
+    S(COUNT,       "SELECT count(*) FROM items WHERE collection = ?1")                             \
+    S(VECTORS,     "SELECT key, vector, collection, sum FROM vectors ORDER BY key")                \
     S(KEY,         "SELECT key FROM items WHERE collection = ?1 AND id = ?2")                      \
     S(FIND,        "SELECT key, id, metadata" CHECKED_ITEM " FROM items WHERE collection = ?1 AND id = ?2") \
     S(BY_KEY,      "SELECT key, id, metadata" CHECKED_ITEM " FROM items WHERE key = ?1")           \
@@ -94,8 +93,10 @@ struct shelf { /* a collection in memory */
     uint32_t n_saved; /* rows that the graph's file covers */
     bool has_holes;   /* rows of the file are gone: the graph has to be repaired around them */
     /* While the store opens: */
+    size_t n_fresh_chunks; /* of the matrix, nothing written to them yet */
     struct graph_file *file;
-    uint64_t *seen; /* a bit for each of the file's rows: the database has it */
+    size_t n_places; /* the file's rows */
+    uint64_t *seen;  /* a bit for each: the database has it */
 };
 
 struct sqlite_store {
@@ -113,9 +114,12 @@ struct sqlite_store {
 
 /* sqlite_sum.c: the SQL functions checksum(…) and checked(sum, …). */
 bool sqlite_add_sums(sqlite3 *db);
+/* The same for the row that SQL_VECTORS stands on. */
+enum status sqlite_check_vector(sqlite3_stmt *row, struct error *err);
 
 /* sqlite.c; db_mutex held. */
 enum status sqlite_error(struct sqlite_store *store, const char *doing, struct error *err);
+enum status sqlite_file_bytes(struct sqlite_store *store, size_t *out, struct error *err);
 /* Runs a statement whose rows are not wanted, and resets it. */
 enum status sqlite_run(struct sqlite_store *store, enum sqlite_statement id, struct error *err);
 enum status sqlite_run_with_key(struct sqlite_store *store, enum sqlite_statement id, int64_t key,

@@ -6,6 +6,9 @@
  *   checksum(table, value, …)      of the values' bytes and kinds
  *   checked(sum, table, value, …)  1, or the error of a damaged page; a picture may have no sum
  *
+ * A vector that is named twice in a statement is fetched and copied twice by SQLite, so the one
+ * that reads them all asks sqlite_check_vector() instead.
+ *
  * The hash is made for speed (a million vectors are checked when the store opens) and for faults,
  * not for enemies: each 8 bytes go into one of four states by steps that can be undone, so that
  * what differs in one word never gives the same sum.
@@ -47,21 +50,39 @@ static uint64_t add_bytes(uint64_t sum, const unsigned char *at, size_t size)
     return step(step(step(step(step(sum, a), b), c), d), last);
 }
 
+static uint64_t add_number(uint64_t sum, int64_t value)
+{
+    return step(step(sum, SQLITE_INTEGER), (uint64_t)value);
+}
+
+/* type: SQLite's, of text, of a blob or (with 0 bytes) of anything else. */
+static uint64_t add_typed(uint64_t sum, int type, const void *bytes, size_t size)
+{
+    return add_bytes(step(sum, (uint64_t)type), bytes, bytes ? size : 0);
+}
+
 static int64_t sum_of(int n, sqlite3_value **values)
 {
     uint64_t sum = 0;
     for (int i = 0; i < n; i++) {
         int type = sqlite3_value_type(values[i]);
-        sum = step(sum, (uint64_t)type);
         if (type == SQLITE_INTEGER) {
-            sum = step(sum, (uint64_t)sqlite3_value_int64(values[i]));
+            sum = add_number(sum, sqlite3_value_int64(values[i]));
         } else {
             const void *bytes =
                 type == SQLITE_TEXT ? sqlite3_value_text(values[i]) : sqlite3_value_blob(values[i]);
-            sum = add_bytes(sum, bytes, bytes ? (size_t)sqlite3_value_bytes(values[i]) : 0);
+            sum = add_typed(sum, type, bytes, (size_t)sqlite3_value_bytes(values[i]));
         }
     }
     return (int64_t)sum;
+}
+
+static void describe_row(char *text, size_t size, const char *table, int64_t key)
+{
+    snprintf(text, size,
+             "row %lld of table %s does not fit its checksum; restore a copy of the file, or give "
+             "the row up: delete what has this key from items, vectors and pictures",
+             (long long)key, table);
 }
 
 static void checksum(sqlite3_context *context, int n, sqlite3_value **values)
@@ -84,12 +105,26 @@ static void checked(sqlite3_context *context, int n, sqlite3_value **values)
         snprintf(text, sizeof text, "item '%.100s' does not fit its checksum; put it again",
                  (const char *)sqlite3_value_text(values[3]));
     else
-        snprintf(text, sizeof text,
-                 "row %lld of table %s does not fit its checksum; restore a copy of the file, or "
-                 "give the row up: delete what has this key from items, vectors and pictures",
-                 (long long)sqlite3_value_int64(values[2]), table ? table : "");
+        describe_row(text, sizeof text, table ? table : "", sqlite3_value_int64(values[2]));
     sqlite3_result_error(context, text, -1);
     sqlite3_result_error_code(context, SQLITE_CORRUPT);
+}
+
+enum status sqlite_check_vector(sqlite3_stmt *row, struct error *err)
+{
+    static const char table[] = "vectors";
+    int64_t key = sqlite3_column_int64(row, 0);
+    int type = sqlite3_column_type(row, 1);
+    const void *vector = sqlite3_column_blob(row, 1);
+    uint64_t sum = add_typed(0, SQLITE_TEXT, table, sizeof table - 1);
+    sum = add_number(add_number(sum, key), sqlite3_column_int64(row, 2));
+    sum = add_typed(sum, type, vector, (size_t)sqlite3_column_bytes(row, 1));
+    if (sqlite3_column_type(row, 3) == SQLITE_INTEGER &&
+        sqlite3_column_int64(row, 3) == (int64_t)sum)
+        return STATUS_OK;
+    char text[256];
+    describe_row(text, sizeof text, table, key);
+    return error_set(err, STATUS_IO, "the collections' file is damaged: %s", text);
 }
 
 bool sqlite_add_sums(sqlite3 *db)
