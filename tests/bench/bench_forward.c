@@ -1,7 +1,8 @@
 /*
  * bench_forward.c: the speed of a checkpoint's forward passes, without server or decoding.
  *
- *   bench_forward [--dtype DTYPE] [--cache FOLDER] [--pass NAME] [--seconds S] DIR [BATCH…]
+ *   bench_forward [--dtype DTYPE] [--cache FOLDER] [--pass NAME] [--seconds S] [--threads N]
+ *                 [--engine NAME] DIR [BATCH…]
  *
  * (f32; batches 1, 8, 32 unless given; weights converted into memory unless there is a cache; all
  * passes, or those whose printed names begin with NAME; 2 seconds for each.)
@@ -10,7 +11,7 @@
  * of score_pairs, prompts/s and tokens/s of prefill and decode, and captions/s of a picture and 20
  * tokens together, for what the model has. Inputs
  * are synthetic: the time does not depend on them. Threads: as many as the process may use
- * (taskset limits them).
+ * (taskset limits them) unless told.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -292,6 +293,8 @@ int main(int argc, char **argv)
     static const size_t usual[] = {1, 8, 32};
     size_t batches[16], n_batches = 0;
     struct model_options options = {.dtype = WEIGHT_F32};
+    enum nn_engine engine = NN_ENGINE_AUTO;
+    size_t n_threads = 0;
     for (; argc > 2 && strncmp(argv[1], "--", 2) == 0; argv += 2, argc -= 2) {
         if (strcmp(argv[1], "--dtype") == 0 && model_options_parse_dtype(&options, argv[2]))
             continue;
@@ -301,13 +304,19 @@ int main(int argc, char **argv)
             only_pass = argv[2];
         else if (strcmp(argv[1], "--seconds") == 0)
             seconds_each = strtod(argv[2], NULL);
-        else
-            argc = 0; /* no such option, or no such dtype */
+        else if (strcmp(argv[1], "--threads") == 0)
+            n_threads = strtoul(argv[2], NULL, 10);
+        else if (strcmp(argv[1], "--engine") != 0 || !nn_engine_parse(argv[2], &engine))
+            argc = 0; /* no such option, dtype or engine */
     }
     if (argc < 2) {
         fprintf(stderr, "usage: bench_forward [--dtype auto|f32|bf16|int8|int4] [--cache FOLDER] "
-                        "[--pass NAME] [--seconds S] DIR [BATCH…]\n");
+                        "[--pass NAME] [--seconds S] [--threads N] [--engine NAME] DIR [BATCH…]\n");
         return 2;
+    }
+    if (!nn_engine_choose(engine)) {
+        fprintf(stderr, "this machine does not run that engine\n");
+        return 1;
     }
     for (int i = 2; i < argc && n_batches < 16; i++) {
         long n = strtol(argv[i], NULL, 10);
@@ -328,7 +337,7 @@ int main(int argc, char **argv)
     double begin = now();
     struct model *model = model_open_as("bench", argv[1], &options, &bench.err);
     bench.model = model;
-    bench.compute = (struct compute){model ? pool_new(0, &bench.err) : NULL, &arena};
+    bench.compute = (struct compute){model ? pool_new(n_threads, &bench.err) : NULL, &arena};
     if (!model || !bench.compute.pool) {
         fprintf(stderr, "%s\n", bench.err.message);
         model_free(model);
