@@ -15,7 +15,8 @@ struct command {
     size_t operands_min, operands_max;
     const char *operands;
     const char *summary;
-    const char *help; /* paragraphs and examples */
+    const char *help;   /* paragraphs and examples */
+    const char *writes; /* --draw or --html: what is found, into a file; NULL = neither */
 };
 
 /* clang-format off */
@@ -43,12 +44,12 @@ static const struct command commands[] = {
      "Prints score, box (xmin ymin xmax ymax in pixels) and query, best first. --draw OUT.png writes\n"
      "the picture with the boxes in it. --query-image FILE instead of queries finds what it shows.\n"
      "--threshold, --nms-threshold, --max-detections; --segment-model NAME adds masks.\n\n"
-     "  vlmd detect street.jpg car 'a red traffic light' --draw found.png\n"},
+     "  vlmd detect street.jpg car 'a red traffic light' --draw found.png\n", "draw"},
     {"segment", command_segment, true, 1, OPERANDS_MAX, "IMAGE PROMPT...", "find things, with masks",
      "Prints the share of the picture, the box around it (xmin ymin xmax ymax) and the prompt.\n"
      "--draw OUT.png writes the picture with the masks in it; --json has them as PNG. --query-image\n"
      "FILE instead of prompts segments what it shows. --threshold 0.5 is what counts as found.\n\n"
-     "  vlmd segment street.jpg sky road --draw found.png\n"},
+     "  vlmd segment street.jpg sky road --draw found.png\n", "draw"},
     {"embed", command_embed, true, 1, OPERANDS_MAX, "(IMAGE|TEXT)...", "vectors of pictures and texts",
      "An operand that names a file is a picture, any other is a text. One JSON list a line.\n\n"
      "  vlmd embed cat.jpg 'a cat' > vectors.jsonl\n"},
@@ -66,7 +67,7 @@ static const struct command commands[] = {
      "fields: --top-k, --min-score, --filter JSON, --rerank true, --exact true.\n\n"
      "  vlmd search holidays 'a dog on the beach' --top-k 5\n"
      "  vlmd search holidays query.jpg --html found.html\n"
-     "  vlmd search holidays 'a dog' --filter '{\"year\": {\"gte\": 2020}}' --rerank true\n"},
+     "  vlmd search holidays 'a dog' --filter '{\"year\": {\"gte\": 2020}}' --rerank true\n", "html"},
     {"export", command_export, true, 2, 2, "COLLECTION FILE", "write a collection to a file of JSON lines",
      "FILE - is standard output. Vectors are base64 (--encoding float: numbers), and the pictures that\n"
      "are kept come too (--images false: not). No model is needed.\n\n"
@@ -170,6 +171,22 @@ int command_usage(const char *format, ...)
     return EXIT_USAGE;
 }
 
+/* Whether the command writes files by this option, where it is given; else says which do. */
+static bool may_write(const struct command *command, const char *option, const char *value)
+{
+    if (!value || (command->writes && !strcmp(command->writes, option)))
+        return true;
+    char takers[256] = "";
+    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
+        size_t used = strlen(takers);
+        if (commands[i].writes && !strcmp(commands[i].writes, option))
+            snprintf(takers + used, sizeof takers - used, "%s`vlmd %s`", used ? ", " : "",
+                     commands[i].name);
+    }
+    command_usage("`vlmd %s` does not take --%s; these do: %s", command->name, option, takers);
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -202,6 +219,9 @@ int main(int argc, char **argv)
     } else if (arguments.n_operands < command->operands_min ||
                arguments.n_operands > command->operands_max) {
         rc = command_usage("usage: vlmd %s %s", command->name, command->operands);
+    } else if (!may_write(command, "draw", arguments.draw) ||
+               !may_write(command, "html", arguments.html)) {
+        rc = EXIT_USAGE;
     } else {
         rc = command->run(&arguments);
     }

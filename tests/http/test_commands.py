@@ -44,6 +44,14 @@ class Commands(unittest.TestCase):
         self.assertEqual(run("frobnicate", check=False)[0], 2)
         self.assertEqual(run("ask", PHOTO, check=False)[0], 2)
         self.assertEqual(run("serve", "--nonsense", "1", check=False)[0], 2)
+        for option, command, takers in (("draw", ["caption", PHOTO], ("detect", "segment")),
+                                        ("draw", ["search", "mine", "a cat"], ("detect", "segment")),
+                                        ("html", ["detect", PHOTO, "cat"], ("search",)),
+                                        ("html", ["embed", "a cat"], ("search",))):
+            status, out, err = run(*command, f"--{option}", "/nonexistent/out", check=False)
+            self.assertEqual((status, out), (2, ""))
+            for taker in takers:
+                self.assertIn(f"`vlmd {taker}`", err)
 
     def test_caption_ask_match_classify(self):
         caption = run("caption", PHOTO, *ALL)[1].strip()
