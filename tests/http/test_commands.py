@@ -156,6 +156,14 @@ class Commands(unittest.TestCase):
         self.assertIn("CLIPModel", out)
         self.assertIn("F16", out)
         self.assertEqual(run("inspect", "/nonexistent", check=False)[0], 1)
+        with tempfile.TemporaryDirectory() as directory:  # MaGiC's GPT-2 without its CLIP
+            whole = f"{DATA}/checkpoints/magic-tiny"
+            for name in set(os.listdir(whole)) - {"clip"}:
+                os.symlink(os.path.join(os.path.abspath(whole), name), os.path.join(directory, name))
+            status, out, _ = run("inspect", directory, check=False)
+            self.assertEqual(status, 1)
+            self.assertRegex(out, "servable +no: .*'clip'")
+        self.assertRegex(run("inspect", whole)[1], "servable +yes")
         out = run("config", "--set", "max_batch=5", VLMD_MAX_QUEUE="9")[1]
         rows = {line.split("=")[0].strip(): line for line in out.splitlines()}
         self.assertIn("5", rows["max_batch"])

@@ -12,9 +12,12 @@ static struct pool *shared_pool; /* made once: threads are dear */
 
 const char *golden_data(void)
 {
+    static char *path; /* absolute, for links from other folders */
     const char *data = getenv("VLMD_TEST_DATA");
-    ck_assert_msg(data != NULL, "VLMD_TEST_DATA names tests/data");
-    return data;
+    if (!path)
+        path = data ? realpath(data, NULL) : NULL;
+    ck_assert_msg(path != NULL, "VLMD_TEST_DATA names tests/data");
+    return path;
 }
 
 enum status golden_compute_init(struct compute *compute, struct arena *arena)
