@@ -4,6 +4,7 @@
 #include "core/models/clip_towers.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "core/base/size.h"
 #include "core/models/models_internal.h"
@@ -212,38 +213,100 @@ static size_t end_of_text(const struct clip_text_config *config, const struct to
     return at;
 }
 
+/* How many first tokens all texts share, before each one's row that stands for it. */
+static size_t shared_tokens(const struct tokens *const *texts, const size_t *ends, size_t n)
+{
+    size_t shared = n ? ends[0] : 0;
+    for (size_t i = 1; i < n; i++) {
+        size_t same = 0;
+        while (same < shared && same < ends[i] && texts[i]->ids[same] == texts[0]->ids[same])
+            same++;
+        shared = same;
+    }
+    return shared;
+}
+
+/* A text's tokens [first, first + n) at their positions. */
+static void embed_tokens(const struct clip_text *text, const struct tokens *tokens, size_t first,
+                         size_t n, float *out)
+{
+    size_t dim = text->config.encoder.dim;
+    for (size_t i = 0; i < n; i++) {
+        const float *token = text->token_embedding + (size_t)tokens->ids[first + i] * dim;
+        const float *position = text->position_embedding + (first + i) * dim;
+        for (size_t d = 0; d < dim; d++)
+            out[i * dim + d] = token[d] + position[d];
+    }
+}
+
+/* The texts' beginning, `shared` tokens, and behind it what each goes on with. */
+static enum status forward_shared(const struct clip_text *text, const struct compute *compute,
+                                  const struct tokens *const *texts, const size_t *ends, size_t n,
+                                  size_t shared, float *out, struct error *err)
+{
+    size_t dim = text->config.encoder.dim, n_total = shared;
+    size_t *n_rows = arena_array(compute->scratch, 2 * (n + 1), sizeof *n_rows);
+    if (!n_rows)
+        return error_no_memory(err, "a batch");
+    size_t *pooled = n_rows + n + 1;
+    n_rows[0] = shared;
+    for (size_t i = 0; i < n; i++)
+        n_total += n_rows[i + 1] = ends[i] + 1 - shared;
+    for (size_t i = 0; i <= n; i++)
+        pooled[i] = n_rows[i] - 1;
+    float *x = arena_array(compute->scratch, n_total + n + 1, dim * sizeof *x);
+    if (!x)
+        return error_no_memory(err, "a batch of texts");
+    float *rows = x + n_total * dim;
+    embed_tokens(text, texts[0], 0, shared, x);
+    for (size_t i = 0, row = shared; i < n; row += n_rows[++i])
+        embed_tokens(text, texts[i], shared, n_rows[i + 1], x + row * dim);
+    enum status status =
+        encoder_forward_prefixed(&text->encoder, compute, x, n_rows, n + 1, pooled, rows, err);
+    if (!status)
+        memcpy(out, rows + dim, n * dim * sizeof *out);
+    return status;
+}
+
+static enum status forward_apart(const struct clip_text *text, const struct compute *compute,
+                                 const struct tokens *const *texts, const size_t *ends, size_t n,
+                                 float *out, struct error *err)
+{
+    size_t dim = text->config.encoder.dim, n_total = 0;
+    size_t *n_rows = arena_array(compute->scratch, n, sizeof *n_rows);
+    if (!n_rows)
+        return error_no_memory(err, "a batch");
+    for (size_t i = 0; i < n; i++)
+        n_total += n_rows[i] = ends[i] + 1; /* causal: what follows cannot be seen from there */
+    float *x = arena_array(compute->scratch, n_total, dim * sizeof *x);
+    if (!x)
+        return error_no_memory(err, "a batch of texts");
+    for (size_t i = 0, row = 0; i < n; row += n_rows[i++])
+        embed_tokens(text, texts[i], 0, n_rows[i], x + row * dim);
+    return encoder_forward(&text->encoder, compute, x, n_rows, n, ends, out, err);
+}
+
 enum status clip_text_forward(const struct clip_text *text, const struct compute *compute,
                               const struct tokens *const *texts, size_t n, float *out,
                               struct error *err)
 {
+    enum { SHARED_MIN = 3 }; /* tokens: more than the start token, which all share */
     const struct clip_text_config *config = &text->config;
-    size_t dim = config->encoder.dim, n_total = 0;
-    size_t *n_rows = arena_array(compute->scratch, 2 * n, sizeof *n_rows);
-    if (!n_rows)
+    size_t *ends = arena_array(compute->scratch, n, sizeof *ends);
+    if (!ends)
         return error_no_memory(err, "a batch");
-    size_t *pooled = n_rows + n;
     for (size_t i = 0; i < n; i++) {
         enum status status =
             check_tokens(texts[i], config->vocab_size, config->context_length, err);
         if (status)
             return status;
-        pooled[i] = end_of_text(config, texts[i]);
-        n_rows[i] = pooled[i] + 1; /* causal: what follows cannot be seen from there */
-        n_total += n_rows[i];
+        ends[i] = end_of_text(config, texts[i]);
     }
-    float *x = arena_array(compute->scratch, n_total * dim, sizeof *x);
-    if (!x)
-        return error_no_memory(err, "a batch of texts");
-    for (size_t i = 0, row = 0; i < n; i++)
-        for (size_t j = 0; j < n_rows[i]; j++, row++) {
-            const float *token = text->token_embedding + (size_t)texts[i]->ids[j] * dim;
-            const float *position = text->position_embedding + j * dim;
-            for (size_t d = 0; d < dim; d++)
-                x[row * dim + d] = token[d] + position[d];
-        }
-    enum status status = encoder_forward(&text->encoder, compute, x, n_rows, n, pooled, out, err);
-    if (status)
-        return status;
-    nn_layer_norm(compute, &text->final_norm, out, n, out);
-    return STATUS_OK;
+    size_t shared = n > 1 ? shared_tokens(texts, ends, n) : 0;
+    enum status status = shared >= SHARED_MIN
+                             ? forward_shared(text, compute, texts, ends, n, shared, out, err)
+                             : forward_apart(text, compute, texts, ends, n, out, err);
+    if (!status)
+        nn_layer_norm(compute, &text->final_norm, out, n, out);
+    return status;
 }

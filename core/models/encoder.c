@@ -130,6 +130,7 @@ struct pass {
     float *normed; /* [n_total, dim]; also the attention's result */
     float *wide;   /* [n_total, max(3 dim, mlp_dim)] */
     struct attention_item *items;
+    float *joined; /* keys and values of each item behind its prefix; NULL: there is none */
 };
 
 static enum status pass_init(struct pass *pass, const struct encoder *encoder,
@@ -141,7 +142,7 @@ static enum status pass_init(struct pass *pass, const struct encoder *encoder,
     for (size_t i = 0; i < n_items; i++)
         if (!size_add(n_total, n_rows[i], &n_total))
             return error_no_memory(err, "a forward pass");
-    *pass = (struct pass){encoder, compute, n_rows, n_items, n_total, NULL, NULL, NULL};
+    *pass = (struct pass){encoder, compute, n_rows, n_items, n_total, NULL, NULL, NULL, NULL};
     size_t width = 3 * dim > mlp_dim ? 3 * dim : mlp_dim, n;
     if (!size_mul(n_total, width, &n))
         return error_no_memory(err, "a forward pass");
@@ -151,6 +152,15 @@ static enum status pass_init(struct pass *pass, const struct encoder *encoder,
     if (!pass->normed || !pass->wide || !pass->items)
         return error_no_memory(err, "a forward pass's activations");
     return STATUS_OK;
+}
+
+/* All items but the first stand behind the rows of the first. */
+static enum status pass_set_prefix(struct pass *pass, struct error *err)
+{
+    size_t n = (pass->n_items - 1) * pass->n_rows[0] + pass->n_total;
+    pass->joined =
+        arena_array(pass->compute->scratch, n, 2 * pass->encoder->config.dim * sizeof(float));
+    return pass->joined ? STATUS_OK : error_no_memory(err, "a forward pass's activations");
 }
 
 /* Queries, keys, values of n_total rows, as (base, stride). */
@@ -172,6 +182,38 @@ static struct qkv project_qkv(const struct pass *pass, const struct encoder_laye
     nn_linear(pass->compute, &layer->k, from, n, ACTIVATION_NONE, NULL, wide + n * dim);
     nn_linear(pass->compute, &layer->v, from, n, ACTIVATION_NONE, NULL, wide + 2 * n * dim);
     return (struct qkv){wide, wide + n * dim, wide + 2 * n * dim, dim};
+}
+
+static void copy_rows(float *to, const float *from, size_t stride, size_t n, size_t dim)
+{
+    for (size_t i = 0; i < n; i++)
+        memcpy(to + i * dim, from + i * stride, dim * sizeof *to);
+}
+
+/* Item i, whose rows begin at `row`, is to see n of them, and the prefix's before. */
+static void set_keys(const struct pass *pass, const struct qkv *qkv, size_t i, size_t row, size_t n)
+{
+    struct attention_item *item = &pass->items[i];
+    size_t dim = pass->encoder->config.dim, stride = qkv->stride;
+    const float *k = qkv->k + row * stride, *v = qkv->v + row * stride;
+    if (!pass->joined || i == 0) {
+        item->k = k;
+        item->v = v;
+        item->n_kv = n;
+        item->kv_stride = stride;
+        return;
+    }
+    size_t n_before = pass->n_rows[0], n_kv = n_before + n;
+    float *joined_k = pass->joined + 2 * (row + (i - 1) * n_before) * dim;
+    float *joined_v = joined_k + n_kv * dim;
+    copy_rows(joined_k, qkv->k, stride, n_before, dim);
+    copy_rows(joined_k + n_before * dim, k, stride, n, dim);
+    copy_rows(joined_v, qkv->v, stride, n_before, dim);
+    copy_rows(joined_v + n_before * dim, v, stride, n, dim);
+    item->k = joined_k;
+    item->v = joined_v;
+    item->n_kv = n_kv;
+    item->kv_stride = dim;
 }
 
 static struct attention_shape shape_of(const struct encoder_config *config,
@@ -205,16 +247,12 @@ static enum status layer_forward(const struct pass *pass, const struct encoder_l
         nn_layer_norm(pass->compute, &layer->norm1, x, pass->n_total, pass->normed);
     struct qkv qkv = project_qkv(pass, layer, config->post_norm ? x : pass->normed);
     for (size_t i = 0, row = 0; i < pass->n_items; row += pass->n_rows[i++]) {
-        size_t at = row * qkv.stride;
-        pass->items[i] = (struct attention_item){.q = qkv.q + at,
+        pass->items[i] = (struct attention_item){.q = qkv.q + row * qkv.stride,
                                                  .n_q = pass->n_rows[i],
                                                  .q_stride = qkv.stride,
-                                                 .k = qkv.k + at,
-                                                 .v = qkv.v + at,
-                                                 .n_kv = pass->n_rows[i],
-                                                 .kv_stride = qkv.stride,
                                                  .out = pass->normed + row * dim,
                                                  .out_stride = dim};
+        set_keys(pass, &qkv, i, row, pass->n_rows[i]);
     }
     struct attention_shape shape = shape_of(config, layer, config->causal);
     enum status status = nn_attention(pass->compute, &shape, pass->items, pass->n_items, err);
@@ -256,17 +294,14 @@ static enum status pooled_layer_forward(const struct pass *pass, const struct en
         nn_linear(pass->compute, &layer->v, pass->normed, n, ACTIVATION_NONE, NULL, v);
         qkv = (struct qkv){queries, k, v, dim};
     }
-    for (size_t i = 0, row = 0; i < n_items; row += pass->n_rows[i++])
-        pass->items[i] =
-            (struct attention_item){.q = queries + i * dim,
-                                    .n_q = 1,
-                                    .q_stride = dim,
-                                    .k = qkv.k + row * qkv.stride,
-                                    .v = qkv.v + row * qkv.stride,
-                                    .n_kv = config->causal ? pooled[i] + 1 : pass->n_rows[i],
-                                    .kv_stride = qkv.stride,
-                                    .out = query_rows + i * dim,
-                                    .out_stride = dim};
+    for (size_t i = 0, row = 0; i < n_items; row += pass->n_rows[i++]) {
+        pass->items[i] = (struct attention_item){.q = queries + i * dim,
+                                                 .n_q = 1,
+                                                 .q_stride = dim,
+                                                 .out = query_rows + i * dim,
+                                                 .out_stride = dim};
+        set_keys(pass, &qkv, i, row, config->causal ? pooled[i] + 1 : pass->n_rows[i]);
+    }
     struct attention_shape shape = shape_of(config, layer, false);
     enum status status = nn_attention(pass->compute, &shape, pass->items, n_items, err);
     if (status)
@@ -276,6 +311,22 @@ static enum status pooled_layer_forward(const struct pass *pass, const struct en
     return STATUS_OK;
 }
 
+static enum status run_layers(const struct pass *pass, float *x, const size_t *pooled, float *out,
+                              const struct encoder_tap *tap, struct error *err)
+{
+    const struct encoder *encoder = pass->encoder;
+    size_t n_whole = encoder->config.n_layers - (pooled ? 1 : 0);
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < n_whole && !status; i++) {
+        status = layer_forward(pass, &encoder->layers[i], x, err);
+        if (!status && tap)
+            tap->after(tap->context, i, x);
+    }
+    if (!status && pooled)
+        status = pooled_layer_forward(pass, &encoder->layers[n_whole], x, pooled, out, err);
+    return status;
+}
+
 enum status encoder_forward_tapped(const struct encoder *encoder, const struct compute *compute,
                                    float *x, const size_t *n_rows, size_t n_items,
                                    const size_t *pooled, float *out, const struct encoder_tap *tap,
@@ -283,15 +334,18 @@ enum status encoder_forward_tapped(const struct encoder *encoder, const struct c
 {
     struct pass pass;
     enum status status = pass_init(&pass, encoder, compute, n_rows, n_items, err);
-    size_t n_whole = encoder->config.n_layers - (pooled ? 1 : 0);
-    for (size_t i = 0; i < n_whole && !status; i++) {
-        status = layer_forward(&pass, &encoder->layers[i], x, err);
-        if (!status && tap)
-            tap->after(tap->context, i, x);
-    }
-    if (!status && pooled)
-        status = pooled_layer_forward(&pass, &encoder->layers[n_whole], x, pooled, out, err);
-    return status;
+    return status ? status : run_layers(&pass, x, pooled, out, tap, err);
+}
+
+enum status encoder_forward_prefixed(const struct encoder *encoder, const struct compute *compute,
+                                     float *x, const size_t *n_rows, size_t n_items,
+                                     const size_t *pooled, float *out, struct error *err)
+{
+    struct pass pass;
+    enum status status = pass_init(&pass, encoder, compute, n_rows, n_items, err);
+    if (!status)
+        status = pass_set_prefix(&pass, err);
+    return status ? status : run_layers(&pass, x, pooled, out, NULL, err);
 }
 
 enum status encoder_forward(const struct encoder *encoder, const struct compute *compute, float *x,

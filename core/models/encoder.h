@@ -68,8 +68,14 @@ enum status encoder_forward(const struct encoder *encoder, const struct compute 
                             const size_t *n_rows, size_t n_items, const size_t *pooled, float *out,
                             struct error *err);
 
-/* The same with a look at x [Σ n_rows, dim] after each layer that computes all rows (not a pooled
- * last one); `after` may keep rows or change them. */
+/* The same, causal, where all items but the first are what follows after the rows of the first:
+ * these are then computed once. out [n_items, dim] has a row for the first, too. */
+enum status encoder_forward_prefixed(const struct encoder *encoder, const struct compute *compute,
+                                     float *x, const size_t *n_rows, size_t n_items,
+                                     const size_t *pooled, float *out, struct error *err);
+
+/* encoder_forward() with a look at x [Σ n_rows, dim] after each layer that computes all rows (not a
+ * pooled last one); `after` may keep rows or change them. */
 struct encoder_tap {
     void (*after)(void *context, size_t layer, float *x);
     void *context;

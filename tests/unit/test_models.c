@@ -189,6 +189,36 @@ START_TEST(texts_become_the_reference_s_ids_and_embeddings)
 }
 END_TEST
 
+/* What a causal tower computes once is what it computes for each. */
+START_TEST(texts_that_begin_alike_are_as_each_alone)
+{
+    static const char *const texts[] = {"a photo of a cat", "a photo of a cat", "a photo of a",
+                                        "a photo of a dog on the grass", "a photo of a car"};
+    enum { N = ARRAY_LENGTH(texts), DIM = 64 };
+    struct golden golden;
+    golden_open(&golden, checkpoints[_i]);
+    const struct model *model = golden.model;
+    struct error err = {0};
+    struct tokens tokens[N];
+    const struct tokens *list[N];
+    float batch[N * DIM], single[DIM];
+    size_t dim = model->traits.embed_dim;
+    for (size_t i = 0; i < N; i++) {
+        ck_assert(!model_tokenize(model, TASK_EMBED, texts[i], strlen(texts[i]), &tokens[i], &err));
+        list[i] = &tokens[i];
+    }
+    ck_assert(!model->architecture->encode_texts(model, &golden.compute, list, N, batch, &err));
+    for (size_t i = 0; i < N; i++) {
+        ck_assert(
+            !model->architecture->encode_texts(model, &golden.compute, &list[i], 1, single, &err));
+        golden_close_to(batch + i * dim, single, dim, texts[i]);
+        tokens_release(&tokens[i]);
+    }
+    arena_reset(&golden.arena);
+    golden_close(&golden);
+}
+END_TEST
+
 START_TEST(dual_encoders_give_the_reference_s_scale)
 {
     struct golden golden;
@@ -571,6 +601,7 @@ int main(void)
                         END_WITH_FEATURES);
     tcase_add_test(encoders, a_resnet_s_large_batches_are_as_small_ones);
     tcase_add_loop_test(encoders, texts_become_the_reference_s_ids_and_embeddings, 0, n_texts);
+    tcase_add_loop_test(encoders, texts_that_begin_alike_are_as_each_alone, 0, n_texts);
     tcase_add_loop_test(encoders, dual_encoders_give_the_reference_s_scale, 1, n_texts);
     tcase_add_loop_test(encoders, parameters_are_counted_once, 0, n);
     tcase_add_loop_test(encoders, matches_have_the_reference_s_probability_and_cosine, 0,
