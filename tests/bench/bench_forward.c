@@ -32,6 +32,7 @@ struct bench {
     struct error err;
     struct pixels pixels;
     struct tokens text;
+    struct tokens texts[2];
     struct features *features[BATCH_MAX];
 };
 
@@ -108,18 +109,46 @@ static enum status images_pass(struct bench *bench, size_t n, double *items)
     return status;
 }
 
-static enum status texts_pass(struct bench *bench, size_t n, double *items)
+static enum status encode_texts(struct bench *bench, size_t n)
 {
     const struct tokens *list[BATCH_MAX];
-    (void)items;
     for (size_t i = 0; i < n; i++)
-        list[i] = &bench->text;
+        list[i] = &bench->texts[i % 2];
     float *out =
         arena_array(bench->compute.scratch, n * bench->model->traits.embed_dim, sizeof *out);
     if (!out)
         return error_no_memory(&bench->err, "embeddings");
     return bench->model->architecture->encode_texts(bench->model, &bench->compute, list, n, out,
                                                     &bench->err);
+}
+
+/* As many words as give TEXT_TOKENS with a start and an end, alike or (what a batch's texts begin
+ * with alike may be computed once) not. */
+static enum status texts_pass_of(struct bench *bench, size_t n, bool alike)
+{
+    static const char *const words[2][2] = {{"a a a a a a a a a a", "o o o o o o o o o o"},
+                                            {"a a a a a a a a a a", "a a a a a a a a a o"}};
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < 2 && !status; i++)
+        status = model_tokenize(bench->model, TASK_EMBED, words[alike][i], strlen(words[alike][i]),
+                                &bench->texts[i], &bench->err);
+    if (!status)
+        status = encode_texts(bench, n);
+    for (size_t i = 0; i < 2; i++)
+        tokens_release(&bench->texts[i]);
+    return status;
+}
+
+static enum status texts_pass(struct bench *bench, size_t n, double *items)
+{
+    (void)items;
+    return texts_pass_of(bench, n, false);
+}
+
+static enum status alike_pass(struct bench *bench, size_t n, double *items)
+{
+    (void)items;
+    return texts_pass_of(bench, n, true);
 }
 
 static enum status pairs_pass(struct bench *bench, size_t n, double *items)
@@ -270,7 +299,8 @@ static int run(struct bench *bench, const size_t *batches, size_t n_batches)
     for (size_t i = 0; i < n_batches && !failed; i++)
         failed = report(bench, "encode_images", batches[i], images_pass);
     for (size_t i = 0; i < n_batches && !failed && architecture->encode_texts; i++)
-        failed = report(bench, "encode_texts", batches[i], texts_pass);
+        failed = report(bench, "encode_texts", batches[i], texts_pass) ||
+                 report(bench, "encode_texts, alike", batches[i], alike_pass);
     bool needs_features = (architecture->score_pairs && wanted("score_pairs")) ||
                           (architecture->prefill && (wanted("prefill") || wanted("decode")));
     for (size_t i = 0; i < n_batches && !failed && needs_features; i++) {
