@@ -1,6 +1,6 @@
 """peers.py: `./dev bench --peers`, vlmd beside PyTorch and ONNX Runtime with the same weights in the same run.
 
-    ./dev bench --peers [--quick] [--rounds N] [--only ROW...] [--models-dir DIR] [--out FOLDER]
+    ./dev bench --peers [--quick] [--rounds N] [--seconds S] [--only ROW...] [--models-dir DIR] [--out FOLDER]
 
 1. A virtual environment outside the repository gets tests/bench/peers-requirements.txt ($VLMD_PEERS_VENV, else
    ~/.cache/vlmd/peers-venv; some 6 GB where PyTorch's CPU wheels cannot be reached). One that has them is taken as it is.
@@ -107,7 +107,7 @@ def measure_row(results, row, python, folder, given):
     kind, action, _ = SUITES[suite]
     programs = peers_report.SUITES[suite][2]
     command = [python, "-W", "ignore", os.path.join(HERE, "encoder_peers.py"), action, os.path.join(folder, kind), "--batch", batch, "--json"]
-    command += ["--rounds", "1" if given.quick else str(given.rounds), "--seconds", "0.3" if given.quick else "1"]
+    command += ["--rounds", "1" if given.quick else str(given.rounds), "--seconds", "0.3" if given.quick else str(given.seconds)]
     command += ["--dtypes", *(name.split()[1] for name in programs if name.startswith("vlmd"))]
     command += ["--torch-dtypes", *(name.split()[1] for name in programs if name.startswith("PyTorch"))]
     command += ["--program", os.path.join(BENCH, "bench_forward"), "--cache", os.path.join(folder, "cache")]
@@ -128,6 +128,7 @@ def main():
     arguments = argparse.ArgumentParser(prog="./dev bench --peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="one short round: a look, not a measurement")
     arguments.add_argument("--rounds", type=int, default=3, help="how often all take their turn; the best counts (3)")
+    arguments.add_argument("--seconds", type=float, default=1, help="how long a turn is at least (1)")
     arguments.add_argument("--only", nargs="+", metavar="ROW", choices=rows, help="measure these: " + " ".join(rows))
     arguments.add_argument("--models-dir", default=os.path.join(CACHE, "peers"), help="where the checkpoints are or go")
     arguments.add_argument("--out", default=os.path.join(ROOT, "build", "peers"), help="where peers.json and peers.svg go")

@@ -6,8 +6,8 @@ peers.json:
     {"chip": NAME, "threads": N, "versions": {PACKAGE: VERSION},
      "limits": {"f32"|"bf16"|"int8": {"unit", "all", "one"}, "reads": {"all", "one"}},     GFLOP/s, GB/s
      "rows": {"SUITE:BATCH:all"|"SUITE:BATCH:one": {PROGRAM AND DTYPE: ms for an item}}}
-"all" is all threads by the clock, "one" one core in processor time. What was not measured is left out of the plot and
-shown as a dash in the tables.
+"all" is all threads by the clock, "one" one core in processor time. Rows that were not measured are left out; a program
+that did not take part in one is a dash in the tables.
 """
 
 import json
@@ -55,7 +55,7 @@ def threads_told(results):
 
 def suite_table(results, suite):
     title, batches, programs, ratios = SUITES[suite]
-    columns = [(threads, batch) for threads in ("all", "one") for batch in batches]
+    columns = [(t, b) for t in ("all", "one") for b in batches if f"{suite}:{b}:{t}" in results["rows"]]
     lines = [[name] + [short(rate(results, suite, b, t, name)) for t, b in columns] for name in programs]
     for ours, peer in ratios:
         quotients = []
@@ -63,8 +63,11 @@ def suite_table(results, suite):
             a, b = (rate(results, suite, batch, threads, name) for name in (ours, peer))
             quotients.append(f"**{short(a / b)}**" if a and b else "–")
         lines.append([f"{ours} : {peer}"] + quotients)
-    told = threads_told(results)
-    return table([title] + [f"{told[t]}, batch {b}" if b == batches[0] else str(b) for t, b in columns], lines)
+    told, head = threads_told(results), [title]
+    for i, (threads, batch) in enumerate(columns):
+        first = i == 0 or columns[i - 1][0] != threads
+        head.append(f"{told[threads]}, batch {batch}" if first else str(batch))
+    return table(head, lines)
 
 
 def limits_table(results):
