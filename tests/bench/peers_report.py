@@ -91,7 +91,7 @@ def told_versions(results):
 def markdown(results):
     head = (f"{results['chip']}; {told_versions(results)}; the same random weights of the public sizes, all figures of a column in one run, the best of the "
             "rounds; ONNX Runtime's int8 is its dynamic quantisation, a scale per channel. "
-            f"{threads_told(results)['all'].capitalize()}: by the clock; one core: in processor time.")
+            f"{threads_told(results)['all'].capitalize()} by the clock, one core in processor time.")
     measured = [suite for suite in SUITES if any(row.startswith(suite + ":") for row in results["rows"])]
     return "\n\n".join([textwrap.fill(head, 128), limits_table(results)] + [suite_table(results, suite) for suite in measured]) + "\n"
 
