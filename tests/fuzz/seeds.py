@@ -97,9 +97,18 @@ def calls():
         yield f"{i:02}", f"{method}\n{path}\n{query}\n{kind}\n".encode() + body
 
 
+def templates():
+    golden = json.loads(read("goldens", "templates.json"))
+    for name, source in sorted(golden["templates"].items()):
+        yield name.replace("/", "-"), source.encode()
+    for i, case in enumerate(golden["cases"]):
+        if "of" not in case:
+            yield f"{i:03}", case["case"].encode()
+
+
 def main():
     for target, make in [("image", images), ("safetensors", safetensors), ("tokenizer", tokenizers),
-                         ("config", configs), ("call", calls)]:
+                         ("config", configs), ("call", calls), ("template", templates)]:
         directory = os.path.join(sys.argv[1], target)
         os.makedirs(directory, exist_ok=True)
         for name, data in make():
