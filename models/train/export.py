@@ -38,25 +38,6 @@ def save(model, folder):
     print(folder, f"{os.path.getsize(os.path.join(folder, 'model.safetensors')) / 1e6:.1f} MB")
 
 
-def blip(run, to):
-    joint = Joint()
-    state = torch.load(os.path.join(run, "blip.pt"))["model"]
-    if os.path.exists(os.path.join(run, "vqa.pt")):       # trained beside, on the same tower
-        state.update({k: v for k, v in torch.load(os.path.join(run, "vqa.pt"))["model"].items() if k.startswith("vqa.")})
-    joint.load_state_dict(state)
-    vocab = wordpiece()
-    for name, model, tokens in (("caption", joint.caption, 40), ("vqa", joint.vqa, 8), ("itm", joint.itm, 0)):
-        folder = os.path.join(to, "vlmd-" + name)
-        if tokens:
-            special = dict(bos_token_id=vocab["[DEC]"], eos_token_id=vocab["[SEP]"], pad_token_id=vocab["[PAD]"])
-            model.generation_config = GenerationConfig(max_new_tokens=tokens, num_beams=1, do_sample=False, **special)
-        save(model, folder)
-        bert_tokenizer().save_pretrained(folder)
-        with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as file:
-            file.writelines(token + "\n" for token in vocab)
-        preprocessor(folder, "Blip", "Blip")
-
-
 def renamed(state, *pairs):
     """The tensors whose names begin with the first of a pair, with the second in its place; the first pair that fits counts."""
     out = {}
@@ -66,6 +47,24 @@ def renamed(state, *pairs):
                 out[new + name[len(old):]] = value
                 break
     return out
+
+
+def blip(run, to):
+    """Each from its own checkpoint (`train_blip.py --name itm.pt`) where there is one, else from blip.pt; each with the tower of its run."""
+    joint, vocab = Joint(), wordpiece()
+    for name, tokens in (("caption", 40), ("vqa", 8), ("itm", 0)):
+        own, model = os.path.join(run, name + ".pt"), getattr(joint, name)
+        saved = torch.load(own if os.path.exists(own) else os.path.join(run, "blip.pt"))["model"]
+        model.load_state_dict(renamed(saved, (name + ".", "")))
+        folder = os.path.join(to, "vlmd-" + name)
+        if tokens:
+            special = dict(bos_token_id=vocab["[DEC]"], eos_token_id=vocab["[SEP]"], pad_token_id=vocab["[PAD]"])
+            model.generation_config = GenerationConfig(max_new_tokens=tokens, num_beams=1, do_sample=False, **special)
+        save(model, folder)
+        bert_tokenizer().save_pretrained(folder)
+        with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as file:
+            file.writelines(token + "\n" for token in vocab)
+        preprocessor(folder, "Blip", "Blip")
 
 
 def clip(run, to):

@@ -38,6 +38,7 @@ def patch_labels(owner, scenes):
     boxes   [n, 64, 4]   its box: middle x, middle y, width, height, in sides of the picture
     cover   [n, 64, 16]  which of 4 x 4 parts of the patch it covers, 0..1
     numbers [n, 64]      its number in the scene, -1: none
+    many    [n, 64]      how many of its class the scene shows, -1: none
     """
     n = len(owner)
     cut = owner.reshape(n, GRID, PATCH, GRID, PATCH).transpose(0, 1, 3, 2, 4).reshape(n * GRID * GRID, -1)
@@ -47,11 +48,12 @@ def patch_labels(owner, scenes):
     best = np.where(n_high >= n_low, highest.astype(int) - 1, lowest)
     count = np.maximum(n_high * (highest > 0), n_low * (lowest != NOBODY))
     empty = (cut == NOBODY).sum(1)
-    table, tints = np.full((n, 8), -1, np.int64), np.full((n, 8), -1, np.int64)
+    table, tints, kin = (np.full((n, 8), -1, np.int64) for _ in range(3))
     boxes = np.zeros((n, 8, 4), np.float32)
     for row, scene in enumerate(scenes):
         for k, thing in enumerate(scene.things):
             table[row, k], tints[row, k] = thing.cls, thing.colour
+            kin[row, k] = sum(other.cls == thing.cls for other in scene.things)
             x0, y0, x1, y1 = thing.box
             boxes[row, k] = (x0 + x1) / 2 / SIZE, (y0 + y1) / 2 / SIZE, (x1 - x0) / SIZE, (y1 - y0) / SIZE
     row = np.repeat(np.arange(n), GRID * GRID)
@@ -61,7 +63,7 @@ def patch_labels(owner, scenes):
     part = PATCH // 4
     cover = (cut == best[:, None]).reshape(-1, 4, part, 4, part).mean((2, 4), dtype=np.float32)
     out = {"patches": classes, "colours": np.where(seen, tints[row, best], -1), "boxes": boxes[row, best],
-           "cover": cover.reshape(-1, 16), "numbers": np.where(seen, best, -1)}
+           "cover": cover.reshape(-1, 16), "numbers": np.where(seen, best, -1), "many": np.where(seen, kin[row, best], -1)}
     return {name: torch.from_numpy(v.reshape(n, GRID * GRID, *v.shape[1:])) for name, v in out.items()}
 
 

@@ -89,7 +89,7 @@ def use_training_attention():
 
 class Tower(nn.Module):
     """The vision tower with its helper heads: what lies under each patch, its colour, its box, which part of the
-    patch it covers; what is shown at all, and the colour of the background."""
+    patch it covers, how many of its kind there are; what is shown at all, and the colour of the background."""
 
     def __init__(self):
         super().__init__()
@@ -100,6 +100,7 @@ class Tower(nn.Module):
         self.background_head = nn.Linear(WIDTH, len(COLOURS))
         self.box_head = nn.Linear(WIDTH, 4)
         self.cover_head = nn.Linear(WIDTH, 16)
+        self.many_head = nn.Linear(WIDTH, 8)
 
     def start(self, pixels, patches):
         """First values: the patch embedding whitens (the first WIDTH principal directions of the patches in
@@ -158,6 +159,8 @@ class Tower(nn.Module):
         on = patches[things]
         box = (self.box_head(on).float() - batch["boxes"].reshape(-1, 4)[things]).abs().mean()
         cover = F.binary_cross_entropy_with_logits(self.cover_head(on).float(), batch["cover"].reshape(-1, 16)[things])
+        many = F.cross_entropy(self.many_head(on).float(), batch["many"].reshape(-1)[things])
         with torch.no_grad():
             right = (named.argmax(1) == goal)[things].float().mean()
-        return {"patch": patch, "tint": tint * .3, "shown": shown * .15, "back": back * .2, "box": box * 6, "cover": cover * .3}, right
+        return {"patch": patch, "tint": tint * .3, "shown": shown * .15, "back": back * .2, "box": box * 6, "cover": cover * .3,
+                "many": many * .4}, right

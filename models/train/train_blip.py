@@ -146,6 +146,8 @@ class Joint(nn.Module):
         self.itm = BlipForImageTextRetrieval(config)
         for model in (self.caption, self.vqa, self.itm):
             model.vision_model = self.tower.vision
+        self.remaining = nn.Linear(WIDTH, N_CLASSES)     # a helper head, left out at export: what is still to be said
+        nn.init.constant_(self.remaining.bias, -5.)       # nearly all is not
         self.vqa_grounding, self.itm_grounding = Grounding(WIDTH), Grounding(WIDTH)
         self.watched = {"vqa": self.vqa.text_encoder.encoder.layer[:2], "itm": self.itm.text_encoder.encoder.layer[:2],
                         "caption": self.caption.text_decoder.bert.encoder.layer[1:]}
@@ -161,26 +163,33 @@ class Joint(nn.Module):
         if not frozen:
             dense, right["patch-right"] = self.tower.losses(hidden[:len(batch["shown"])], batch)
             out["dense"] = .5 * sum(dense.values())
+            right["many"] = dense["many"].detach() / .4
         texts["places"] = lie(batch, texts["facts"][0].shape[1])
         seen = torch.ones(hidden.shape[:2], dtype=torch.long)
         if "question" in texts:
             out["vqa"], out["ask-ground"], out["ask-look"], right["answer-right"], right["count-right"] = self.vqa_loss(hidden, seen, texts)
         hidden, seen = hidden[:len(batch["shown"])], seen[:len(batch["shown"])]     # without easy-vqa's pictures
         if "caption" in texts:
-            out["caption"], out["tell-look"] = self.caption_loss(hidden, seen, texts)
+            out["caption"], out["tell-look"], out["to-say"] = self.caption_loss(hidden, seen, texts)
         if "statement" in texts:
             out["itm"], out["itc"], out["say-ground"], out["say-look"], right["match-right"] = self.itm_losses(hidden, seen, texts)
         return out, right
 
     def caption_loss(self, hidden, seen, texts):
         ids, mask = texts["caption"]
-        logits = self.caption.text_decoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
-                                           encoder_attention_mask=seen, use_cache=False).logits
+        told = self.caption.text_decoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=hidden,
+                                         encoder_attention_mask=seen, use_cache=False, output_hidden_states=True)
+        logits = told.logits
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=0)
         names, goal = self.subjects[ids], torch.full_like(ids, -1)
         goal[:, :-2] = names[:, 2:]                                      # "a" and "two" are said while looking there, too
         goal[:, :-1] = torch.where(names[:, 1:] >= 0, names[:, 1:], goal[:, :-1])
-        return loss, .3 * look_loss(self.watched["caption"], goal, torch.arange(len(ids)), texts["facts"][0], texts["places"])
+        looking = .5 * look_loss(self.watched["caption"], goal, torch.arange(len(ids)), texts["facts"][0], texts["places"])
+        said = F.one_hot(torch.where((names >= 0) & (names < N_CLASSES), names, N_CLASSES), N_CLASSES + 1)[..., :N_CLASSES].cumsum(1)
+        left = ((texts["facts"][0][:, None, :N_CLASSES] > 0) & (said == 0)).float()
+        guess = self.remaining(told.hidden_states[-2]).float()
+        to_say = F.binary_cross_entropy_with_logits(guess, left, reduction="none").sum(-1)[mask > 0].mean()
+        return loss, looking, .15 * to_say
 
     def vqa_loss(self, hidden, seen, texts):
         ids, mask = texts["question"]

@@ -63,7 +63,7 @@ def train(rank, count, args):
         batch["pixels"] = batch["pixels"].bfloat16()
         if done < args.samples * .9:
             hidden, kept = quick.look(batch["pixels"], batch["patches"], args.keep)
-            for name in ("patches", "colours", "boxes", "cover"):
+            for name in ("patches", "colours", "boxes", "cover", "many"):
                 index = kept if batch[name].ndim == 2 else kept[..., None].expand(-1, -1, batch[name].shape[2])
                 batch[name] = batch[name].gather(1, index)
         else:
