@@ -341,7 +341,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0, help="scenes other than those of an earlier run")
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--freeze", action="store_true", help="DIR/tower.pt as it is: a quarter cheaper, where time is short")
-    parser.add_argument("--tasks", default="caption,vqa,itm", help="with --freeze: only these, so that others train beside")
+    parser.add_argument("--tasks", default="caption,vqa,itm", help="only these; others may train beside or before")
     parser.add_argument("--name", default="blip.pt", help="the checkpoint's file name in DIR")
     parser.add_argument("--every", type=int, default=50, help="steps between reports")
     parser.add_argument("--workers", type=int, default=1)
