@@ -53,8 +53,8 @@ Pictures composed as in training, from seeds never trained on (`../train/evaluat
 LIMITS = """* Anything else: real photographs, text in pictures, people, actions; drawings of a style far from those above. It has no way to say
   "I don't know" and answers such pictures with the nearest word it has.
 * Words outside its vocabulary are read letter by letter and mean nothing to it.
-* Small, crowded or half covered things are often taken for others of a like shape and colour; numbers above two and the way things lie to each
-  other are often wrong."""
+* Small, crowded or half covered things are often taken for others of a like shape and colour; of numbers, those above
+  two are the least sure."""
 
 
 def percent(x):
