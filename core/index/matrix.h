@@ -29,8 +29,7 @@ struct matrix {
     int64_t *keys;   /* [n_rows] */
     uint32_t *slots; /* open-addressed key → row + 1; a power of two of them, 0 = free */
     size_t n_slots;
-    uint32_t
-        next; /* the row behind the one that was set last; only a guess where the next one is */
+    uint32_t next;          /* the row behind the one set last: a guess where the next one is */
     unsigned chunk_shift;   /* a chunk holds 1 << chunk_shift rows, then (int8) their scales */
     unsigned char **chunks; /* [MATRIX_CHUNKS_MAX], where they are stays the same */
     size_t n_chunks;

@@ -47,7 +47,8 @@ void KERNEL(activate)(enum activation activation, float *x, size_t n)
 
 /* ---- softmax --------------------------------------------------------------------------------- */
 
-void KERNEL(softmax_row)(float *x, size_t n)
+/* -INFINITY where all are that or no numbers. */
+static float row_max(const float *x, size_t n)
 {
     size_t whole = n / LANES * LANES;
     vec top = vec_set(-INFINITY);
@@ -56,6 +57,13 @@ void KERNEL(softmax_row)(float *x, size_t n)
     float max = vec_max_lane(top);
     for (size_t i = whole; i < n; i++)
         max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+void KERNEL(softmax_row)(float *x, size_t n)
+{
+    size_t whole = n / LANES * LANES;
+    float max = row_max(x, n);
     if (max == -INFINITY)
         max = 0; /* all are masked: the sum is 0 and so is every result */
     vec sums = {0};
@@ -80,13 +88,7 @@ void KERNEL(softmax_row)(float *x, size_t n)
 float KERNEL(log_sum_row)(const float *x, size_t n)
 {
     enum { BLOCK = 4096 };
-    size_t whole = n / LANES * LANES;
-    vec top = vec_set(-INFINITY);
-    for (size_t i = 0; i < whole; i += LANES)
-        top = vec_max(vec_load(x + i), top);
-    float max = vec_max_lane(top);
-    for (size_t i = whole; i < n; i++)
-        max = x[i] > max ? x[i] : max;
+    float max = row_max(x, n);
     float shift = isinf(max) ? 0 : max; /* what is no number stays none in the sum */
     double total = 0;
     for (size_t start = 0; start < n; start += BLOCK) {
