@@ -372,11 +372,8 @@ static enum status clipseg_encode_images(const struct model *model, const struct
     bool last_is_needed = false;
     for (size_t i = 0; i < config->depth; i++)
         last_is_needed |= config->extract_layers[i] == config->vision.encoder.n_layers - 1;
-    for (size_t i = 0; i < n; i++)
-        if (vit_rows(&clipseg->vision.patches, pixels[i]) != n_rows)
-            return error_set(err, STATUS_UNPROCESSABLE,
-                             "a picture of %zu x %zu pixels is not what the model takes",
-                             pixels[i]->width, pixels[i]->height);
+    if (vit_check_rows(&clipseg->vision.patches, pixels, n, n_rows, err))
+        return err->status;
 
     /* 1. The tower. */
     float *x, *class_rows = arena_array(compute->scratch, n, d * sizeof(float));

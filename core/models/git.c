@@ -142,12 +142,9 @@ static enum status encode_images(const struct model *model, const struct compute
     const struct git *git = model->state;
     size_t dim = git->text.config.dim, n_rows = git->text.config.n_prefix, *n_rows_each;
     float *x;
-    for (size_t i = 0; i < n; i++)
-        if (vit_rows(&git->vision.patches, pixels[i]) != n_rows)
-            return error_set(err, STATUS_UNPROCESSABLE,
-                             "a picture of %zu x %zu pixels is not what the model takes",
-                             pixels[i]->width, pixels[i]->height);
-    enum status status = clip_vision_embed(&git->vision, compute, pixels, n, &n_rows_each, &x, err);
+    enum status status = vit_check_rows(&git->vision.patches, pixels, n, n_rows, err);
+    if (!status)
+        status = clip_vision_embed(&git->vision, compute, pixels, n, &n_rows_each, &x, err);
     if (!status)
         status = encoder_forward(&git->vision.encoder, compute, x, n_rows_each, n, NULL, NULL, err);
     if (status)

@@ -318,12 +318,9 @@ static enum status encode_images(const struct model *model, const struct compute
     float *y;
 
     /* 1. The tower, all of its rows. */
-    for (size_t i = 0; i < n; i++)
-        if (vit_rows(&owlvit->vision.patches, pixels[i]) != n_patches + 1)
-            return error_set(err, STATUS_UNPROCESSABLE,
-                             "a picture of %zu x %zu pixels is not what the model takes",
-                             pixels[i]->width, pixels[i]->height);
-    enum status status = clip_vision_embed(&owlvit->vision, compute, pixels, n, &n_rows, &y, err);
+    enum status status = vit_check_rows(&owlvit->vision.patches, pixels, n, n_patches + 1, err);
+    if (!status)
+        status = clip_vision_embed(&owlvit->vision, compute, pixels, n, &n_rows, &y, err);
     if (!status)
         status = encoder_forward(&owlvit->vision.encoder, compute, y, n_rows, n, NULL, NULL, err);
     if (status)

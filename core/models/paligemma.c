@@ -229,11 +229,8 @@ static enum status encode_images(const struct model *model, const struct compute
     float *x;
     enum status status =
         vit_start(&paligemma->patches, compute, pixels, n, &n_rows, &x, &n_total, err);
-    for (size_t i = 0; i < n && !status; i++)
-        if (n_rows[i] != paligemma->n_rows)
-            status = error_set(err, STATUS_UNPROCESSABLE,
-                               "a picture of %zu x %zu pixels is not what the model takes",
-                               pixels[i]->width, pixels[i]->height);
+    if (!status)
+        status = vit_check_rows(&paligemma->patches, pixels, n, paligemma->n_rows, err);
     if (!status)
         status = encoder_forward(&paligemma->vision, compute, x, n_rows, n, NULL, NULL, err);
     if (status)

@@ -46,6 +46,18 @@ size_t vit_rows(const struct vit_embedding *embedding, const struct pixels *pixe
     return n_patches(embedding, pixels) + (embedding->class_token ? 1 : 0);
 }
 
+enum status vit_check_rows(const struct vit_embedding *embedding,
+                           const struct pixels *const *pixels, size_t n, size_t n_rows,
+                           struct error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (vit_rows(embedding, pixels[i]) != n_rows)
+            return error_set(err, STATUS_UNPROCESSABLE,
+                             "a picture of %zu x %zu pixels is not what the model takes",
+                             pixels[i]->width, pixels[i]->height);
+    return STATUS_OK;
+}
+
 /* n pictures of one size → x. */
 static enum status embed_run(const struct vit_embedding *embedding, const struct compute *compute,
                              const struct pixels *const *pixels, size_t n, float *x,

@@ -23,6 +23,11 @@ extern const struct image_processor siglip_processor;
 /* Rows that a picture becomes (class token included). */
 size_t vit_rows(const struct vit_embedding *embedding, const struct pixels *pixels);
 
+/* STATUS_UNPROCESSABLE where a picture becomes other than n_rows rows. */
+enum status vit_check_rows(const struct vit_embedding *embedding,
+                           const struct pixels *const *pixels, size_t n, size_t n_rows,
+                           struct error *err);
+
 /* Writes the rows of n pictures, one after another, to x [Σ vit_rows, dim]. A picture's rows must
  * not exceed n_positions (STATUS_UNPROCESSABLE); fewer take the first positions. */
 enum status vit_embed(const struct vit_embedding *embedding, const struct compute *compute,

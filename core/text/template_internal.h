@@ -166,6 +166,8 @@ json_t *value_own(struct run *run, json_t *made);
 json_t *value_copy(struct run *run, const json_t *value);
 
 json_t *value_string(struct run *run, const char *text, size_t size); /* valid UTF-8 */
+/* What was gathered for a string, as one; `fine`: all of it was. Releases the buffer. */
+json_t *value_gathered(struct run *run, bool fine, struct buffer *text);
 json_t *value_bool(bool value);
 bool value_truth(const json_t *value);
 bool value_equal(const json_t *a, const json_t *b);

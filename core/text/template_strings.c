@@ -330,12 +330,7 @@ static json_t *do_replace(struct run *run, json_t *of, const struct arguments *a
         text.size -= n + old.size;
         most -= most > 0;
     }
-    json_t *value = fine ? value_string(run, out.data, out.size)
-                    : run_failed(run)
-                        ? NULL
-                        : run_fail(run, "a string of more than %d bytes", TEMPLATE_VALUE_BYTES_MAX);
-    buffer_release(&out);
-    return value;
+    return value_gathered(run, fine, &out);
 }
 
 static json_t *do_find(struct run *run, json_t *of, const struct arguments *a)
@@ -396,10 +391,8 @@ static json_t *join(struct run *run, json_t *items, const json_t *by, const json
             each = json_object_get(each, json_string_value(attribute));
         fine = (!i || !by || value_write(run, by, &out)) && value_write(run, each, &out);
     }
-    json_t *value = fine ? value_string(run, out.data, out.size) : NULL;
     json_decref(list);
-    buffer_release(&out);
-    return value;
+    return value_gathered(run, fine, &out);
 }
 
 static json_t *filter_join(struct run *run, json_t *of, const struct arguments *a)

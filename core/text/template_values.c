@@ -20,6 +20,17 @@ json_t *value_string(struct run *run, const char *text, size_t size)
     return value ? value : run_no_memory(run);
 }
 
+json_t *value_gathered(struct run *run, bool fine, struct buffer *text)
+{
+    json_t *value = NULL;
+    if (fine)
+        value = value_string(run, text->data, text->size);
+    else if (!run_failed(run))
+        run_fail(run, "a string of more than %d bytes", TEMPLATE_VALUE_BYTES_MAX);
+    buffer_release(text);
+    return value;
+}
+
 json_t *value_bool(bool value)
 {
     return json_boolean(value);
@@ -431,12 +442,7 @@ static json_t *repeat(struct run *run, const json_t *text, long long times)
     bool fine = true;
     for (; size && times > 0 && fine; times--)
         fine = run_spend_bytes(run, size) && buffer_append(&out, json_string_value(text), size);
-    json_t *value = fine ? value_string(run, out.data, out.size)
-                    : run_failed(run)
-                        ? NULL
-                        : run_fail(run, "a string of more than %d bytes", TEMPLATE_VALUE_BYTES_MAX);
-    buffer_release(&out);
-    return value;
+    return value_gathered(run, fine, &out);
 }
 
 json_t *value_binary(struct run *run, const char *operator, const json_t * a, const json_t *b)
@@ -449,11 +455,8 @@ json_t *value_binary(struct run *run, const char *operator, const json_t * a, co
     if (kind == '~' || (kind == '+' && are_strings)) {
         struct buffer text;
         buffer_init(&text, TEMPLATE_VALUE_BYTES_MAX);
-        json_t *joined = NULL;
-        if (value_write(run, a, &text) && value_write(run, b, &text))
-            joined = value_string(run, text.data, text.size);
-        buffer_release(&text);
-        return joined;
+        bool fine = value_write(run, a, &text) && value_write(run, b, &text);
+        return value_gathered(run, fine, &text);
     }
     if (as_integer(a, &i) && as_integer(b, &k))
         return integer_binary(run, kind, doubled, i, k);
@@ -593,7 +596,5 @@ json_t *value_text(struct run *run, const json_t *value)
         return json_incref((json_t *)value);
     struct buffer text;
     buffer_init(&text, TEMPLATE_VALUE_BYTES_MAX);
-    json_t *out = value_write(run, value, &text) ? value_string(run, text.data, text.size) : NULL;
-    buffer_release(&text);
-    return out;
+    return value_gathered(run, value_write(run, value, &text), &text);
 }
