@@ -143,7 +143,8 @@ def main():
                            ("things with a right box at any score", "things boxed right at any score"),
                            ("pictures in which everything has a right box", "pictures with all things boxed"))),
              "\n* Ask with the word alone (`cat`), in the singular or plural, or with `a photo of a cat`; a colour before a shape is understood (`red circle`).\n"
-             "* One thing often gets several boxes that overlap: ask with `nms_threshold` 0.3. Boxes may be off by a tenth of the picture.")
+             "* One thing sometimes gets two boxes that overlap, the second of a lower score: ask with `nms_threshold` 0.3. Boxes may be off by a\n"
+             "  tenth of the picture.")
     if "segment" in f:
         card("vlmd-segment", "CLIPSegForImageSegmentation", "image-segmentation",
              "Marks the pixels of what words, or an example picture, name.",

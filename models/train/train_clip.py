@@ -4,13 +4,14 @@ The vision tower starts from the trained one, the text tower from nothing. The l
   contrast  pictures and texts of a batch (texts that fit another picture of the batch as well are left out)
   naming    a picture of one thing against the labels of many, as zero-shot classification asks it
   patch     each patch of a thing against the same labels
-  detect    OWL-ViT's logits: the patch at a thing's middle answers to the thing's label, no other does
+  detect    OWL-ViT's logits: the patch at a thing's middle answers to the thing's label, its neighbours may
   box       each patch of a thing gives the thing's box
 
-With --find, afterwards, the detector's neighbouring patches learn to be silent, and on a copy of the towers the segmenter:
+With --find, afterwards and on a copy of the towers, the detector and the segmenter alone:
+  detect    now the patch that answers best, whichever that is, and no other of the thing's
   mask      CLIPSeg: where is what this label (or this picture of one thing) shows
 
-usage: python train_clip.py --sprites sprites.npz --run DIR [--samples 64000] [--find]
+usage: python train_clip.py --sprites sprites.npz --run DIR [--samples 64000] [--find detect,segment]
 Starts from DIR/tower.pt, writes DIR/clip.pt again and again; with --find from DIR/clip.pt, and writes DIR/find.pt.
 """
 import argparse
@@ -136,8 +137,8 @@ class Clip(nn.Module):
         hidden = model.final_layer_norm(hidden)
         return self.clip.text_projection(hidden[torch.arange(len(ids)), ends])
 
-    def losses(self, batch, texts, finding=False):
-        """`finding`: the second part, in which only the detector and the segmenter learn."""
+    def losses(self, batch, texts, find=()):
+        """`find`: of the second part, which of detect and segment learn; none in the first part."""
         model = self.clip.vision_model
         hidden = model.pre_layrnorm(model.embeddings(batch["pixels"]))
         states = []
@@ -146,15 +147,16 @@ class Clip(nn.Module):
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
             states.append(hidden)
         out, right = {}, {}
-        with torch.set_grad_enabled(not finding):
+        with torch.set_grad_enabled(not find):
             asked = self.text(*texts["queries"])
         queries, plain = F.normalize(asked.float(), dim=-1), texts["query colours"] < 0
         shown = self.clip.visual_projection(model.post_layernorm(hidden[:, 0]))
-        if finding:
-            out["mask"] = self.mask_loss(states, asked, shown.detach(), texts, right)
-        else:
+        if not find:
             self.contrast(shown, queries, plain, texts, out, right)
-        out.update(self.detection_losses(hidden, batch, texts, queries, plain, right, finding))
+        if "segment" in find:
+            out["mask"] = self.mask_loss(states, asked, shown.detach(), texts, right)
+        if "detect" in find or not find:
+            out.update(self.detection_losses(hidden, batch, texts, queries, plain, right, one="detect" in find))
         return out, right
 
     def contrast(self, shown, queries, plain, texts, out, right):
@@ -171,32 +173,21 @@ class Clip(nn.Module):
         out["naming"] = F.cross_entropy(logits, single[rows])
         right["named"] = (logits.argmax(1) == single[rows]).float().mean()
 
-    def detection_losses(self, hidden, batch, texts, queries, plain, right, strict):
+    def detection_losses(self, hidden, batch, texts, queries, plain, right, one):
+        """`one`: one patch of a thing has to answer, the others to be silent; else those by its middle matter less."""
         y = self.owl_post(hidden)
         y = self.owl_norm(y[:, 1:] * y[:, :1])
         place = self.box_head(y).float() + self.box_bias
         embeds = F.normalize(self.class_head.dense0(y).float(), dim=-1)
         cosine = embeds @ queries.T
         logits = (cosine + self.class_head.logit_shift(y).float()) * (F.elu(self.class_head.logit_scale(y).float()) + 1)
+        p = torch.sigmoid(logits)
         patches, colours = batch["patches"], batch["colours"]
         fits = (patches[..., None] == texts["query classes"]) & (plain | (colours[..., None] == texts["query colours"]))
-        # The patch nearest to its thing's middle is the one to answer; its neighbours matter less, until they have to be silent.
-        line = (torch.arange(GRID) + .5) / GRID
-        centre = torch.stack([line.repeat(GRID), line.repeat_interleave(GRID)], -1)
-        off = ((batch["boxes"][..., :2] - centre) * GRID).square().sum(-1)
         thing = (patches >= 0) & (patches < N_CLASSES)
         same = (batch["numbers"][:, :, None] == batch["numbers"][:, None]) & thing[:, :, None] & thing[:, None]
-        nearest = thing & (off <= off[:, None].expand_as(same).masked_fill(~same, 1e9).amin(2) + 1e-5)
-        p = torch.sigmoid(logits)
-        yes = fits & nearest[..., None]
-        near = fits * torch.exp(-off * (20 if strict else 1.2))[..., None]
-        known = (patches >= 0)[..., None]
-        lost = -(F.logsigmoid(logits) * (1 - p).square() * yes
-                 + F.logsigmoid(-logits) * p.square() * (1 - near).pow(4) * (~yes & known))
-        detect = lost.sum() / yes.sum().clamp(min=1)
-        index = fits[thing] & plain
         named = (14 * cosine[thing]).masked_fill(~plain, -1e4)
-        goal = index.float().argmax(1)
+        goal = (fits[thing] & plain).float().argmax(1)
         right["patch"] = (named.argmax(1) == goal).float().mean()
         want, raw = batch["boxes"][thing], place[thing]
         got = torch.sigmoid(raw)
@@ -204,7 +195,30 @@ class Clip(nn.Module):
         right["iou"] = iou.mean()
         # Also before the sigmoid: the bias of the last row and column lies where its slope is next to nothing.
         far = (raw - torch.logit(want, 1e-2)).abs().mean()
-        return {"detect": .5 * detect, "patch-loss": F.cross_entropy(named, goal),
+
+        def of_its_thing(value):
+            """value [patches of things] -> the same as [n, 64], and for each patch those of its thing, [n, 64, 64]; -1e4 elsewhere."""
+            each = torch.full(thing.shape, -1e4)
+            each[thing] = value
+            return each, each[:, None].expand_as(same).masked_fill(~same, -1e4)
+
+        if one:
+            own = logits[thing].gather(1, goal[:, None])[:, 0]
+            good, goods = of_its_thing((torch.sigmoid(own) * iou).detach())
+            own, owns = of_its_thing(own)
+            answers, near = thing & (good >= goods.amax(2)), 0.
+            alone = right["alone"] = (owns.logsumexp(2) - own)[answers].mean()
+        else:
+            line = (torch.arange(GRID) + .5) / GRID
+            centre = torch.stack([line.repeat(GRID), line.repeat_interleave(GRID)], -1)
+            off = ((batch["boxes"][..., :2] - centre) * GRID).square().sum(-1)
+            good, goods = of_its_thing(-off[thing])
+            answers, near, alone = thing & (good >= goods.amax(2) - 1e-5), fits * torch.exp(-1.2 * off)[..., None], 0.
+        yes, known = fits & answers[..., None], (patches >= 0)[..., None]
+        lost = -(F.logsigmoid(logits) * (1 - p).square() * yes
+                 + F.logsigmoid(-logits) * p.square() * (1 - near) ** 4 * (~yes & known))
+        detect = lost.sum() / yes.sum().clamp(min=1)
+        return {"detect": .5 * detect + .4 * alone, "patch-loss": F.cross_entropy(named, goal),
                 "box": 5 * (got - want).abs().mean() + (1 - giou).mean() + .3 * far}
 
     def mask_loss(self, states, queries, shown, texts, right):
@@ -247,7 +261,7 @@ LABEL_TEMPLATES = ["a photo of {a} {x}", "a photo of a {x}", "a picture of {a} {
 QUERIES = 150
 
 
-def write_texts(scenes, owner, encode, rng, finding):
+def write_texts(scenes, owner, encode, rng, masks_too):
     pairs = [encode(language.short_text(scene, rng)) for scene in scenes]
     marks = [language.signature(scene) for scene in scenes]
     kinds = [sorted({t.cls for t in scene.things}) for scene in scenes]
@@ -276,7 +290,7 @@ def write_texts(scenes, owner, encode, rng, finding):
 
     # Three masks a picture: things shown (their own picture may be the example where they are alone), the last often not shown.
     pictures, prompts, masks = [], [], []
-    for i, scene in enumerate(scenes if finding else []):
+    for i, scene in enumerate(scenes if masks_too else []):
         fit = [(c, -1) for c in kinds[i]] + [q for q in {(t.cls, t.colour) for t in scene.things} if q in number and q[1] >= 0]
         rng.shuffle(fit)
         for turn in range(3):
@@ -299,17 +313,20 @@ def train(rank, count, args):
     tokenizer = clip_tokenizer()
     model = Clip(tokenizer)
     parameters = list(model.parameters())         # f32; the passes run on a bf16 copy
-    path = os.path.join(args.run, "find.pt" if args.find else "clip.pt")
-    if args.find:
+    find = args.find.split(",") if args.find else []
+    path = os.path.join(args.run, "find.pt" if find else "clip.pt")
+    if find:
         model.clip.text_model.requires_grad_(False)
     optimizer = Optimizer(model, args.lr, slow="clip.vision_model.", slowness=.35)
     saved = torch.load(path) if os.path.exists(path) else None
     done = saved["samples"] if saved else 0
-    source = Source(Composer(args.sprites, args.photos), seed=[(6000 if args.find else 4000) + done, rank])
+    source = Source(Composer(args.sprites, args.photos), seed=[(6000 if find else 4000) + args.seed + done, rank])
     if saved:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-    elif args.find:
+    elif find and args.start:
+        model.load_state_dict(torch.load(args.start)["model"])
+    elif find:
         model.load_state_dict({name: value for name, value in torch.load(os.path.join(args.run, "clip.pt"))["model"].items()
                                if not name.startswith("decoder.")}, strict=False)
     else:
@@ -322,14 +339,14 @@ def train(rank, count, args):
     quick.box_bias = model.box_bias
     pairs = list(zip(parameters, quick.parameters()))
     encode = Encoder(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    rng = np.random.default_rng([5000 + done, rank])
+    rng = np.random.default_rng([5000 + args.seed + done, rank])
     first, start, tally, step = done, time.time(), {}, 0
     while done < args.samples:
-        batch = source.batch(args.batch, single=.2 if args.find else .4)
-        texts = write_texts(batch["scenes"], batch["owner"], encode, rng, args.find)
+        batch = source.batch(args.batch, single=.2 if find else .4)
+        texts = write_texts(batch["scenes"], batch["owner"], encode, rng, "segment" in find)
         optimizer.set_rate(rate(done, args.samples, 4_000))
         batch["pixels"] = batch["pixels"].bfloat16()
-        losses, right = quick.losses(batch, texts, args.find)
+        losses, right = quick.losses(batch, texts, find)
         quick.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         for p, q in pairs:
@@ -357,8 +374,9 @@ if __name__ == "__main__":
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--photos", help="photos.npz, from art.py")
-    parser.add_argument("--find", action="store_true", help="the second part: detector and segmenter alone")
-    parser.add_argument("--start", help="the checkpoint of an earlier run, of other words: its text tower to begin with")
+    parser.add_argument("--find", help="the second part: detect, segment or, comma between, both")
+    parser.add_argument("--start", help="the checkpoint of an earlier run to begin with: with --find its find.pt, else its text tower, of other words")
+    parser.add_argument("--seed", type=int, default=0, help="scenes other than those of an earlier run")
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)

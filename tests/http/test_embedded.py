@@ -195,7 +195,7 @@ CAPTIONS_RIGHT = 21
 ANSWERS_RIGHT = 10
 SEARCH_RIGHT = 10
 MATCH_RIGHT = 10
-BOXES_RIGHT = 10
+BOXES_RIGHT = 11
 
 if __name__ == "__main__":
     unittest.main()
