@@ -31,8 +31,8 @@ enum { MESSAGES_MAX = 1024, PARTS_MAX = 1024, PARAM_MAX = 64, ID_MAX = 160 };
 static const struct field fields[] = {
     {"messages", FIELD_ANY, FIELD_REQUIRED,
      .help = "[{role, content}]; content is a text or a list of {type: text, text} and {type: "
-             "image_url, image_url: {url}}. A model that converses gets them all; of others, the "
-             "last picture and the last text are used"},
+             "image_url, image_url: {url}}. A model that converses gets them all, earlier turns as "
+             "its examples; of others, the last picture and the last text are used"},
     {"model", FIELD_STRING,
      .help = "the model to use; default: the server's for chat, or else for vqa, or for caption "
              "without a text"},

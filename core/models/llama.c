@@ -177,18 +177,40 @@ static void bind_layer(struct binder *binder, struct llama_layer *layer,
     bind_linear(binder, &layer->down, dim, mlp_dim, false, "%s.mlp.down_proj", name);
 }
 
+/* Words and head, each in one tensor, or in two where there are more words. */
+static void bind_words(struct binder *binder, struct llama *llama, const char *prefix,
+                       const char *head)
+{
+    const struct llama_config *config = &llama->config;
+    const size_t n_words[] = {config->vocab_size, config->n_more_words};
+    char words[128], more[160], name[192];
+    snprintf(words, sizeof words, "%sembed_tokens", prefix);
+    snprintf(more, sizeof more, "%s.additional_embedding", words);
+    snprintf(name, sizeof name, "%s.weight", words);
+    bind_row_table(binder, &llama->words, config->vocab_size, config->dim, name);
+    if (config->n_more_words) {
+        const char *const parts[] = {"", head ? ".additional_fc" : ".additional_embedding"};
+        snprintf(name, sizeof name, "%s.weight", more);
+        bind_row_table(binder, &llama->more_words, config->n_more_words, config->dim, name);
+        bind_linear_fused(binder, &llama->head, n_words, config->dim, false, parts, 2, "%s",
+                          head ? head : words);
+    } else {
+        bind_linear(binder, &llama->head, config->vocab_size, config->dim, false, "%s",
+                    head ? head : words);
+    }
+}
+
 void llama_bind(struct binder *binder, struct llama *llama, const struct llama_config *config,
                 const char *prefix, const char *head)
 {
-    char words[128], name[128];
+    char name[128];
     *llama = (struct llama){.config = *config,
                             .layers = calloc(config->n_layers, sizeof *llama->layers)};
     if (!llama->layers) {
         bind_fault(binder, "out of memory for %zu layers", config->n_layers);
         return;
     }
-    snprintf(words, sizeof words, "%sembed_tokens.weight", prefix);
-    bind_row_table(binder, &llama->words, config->vocab_size, config->dim, words);
+    bind_words(binder, llama, prefix, head);
     for (size_t i = 0; i < config->n_layers; i++) {
         snprintf(name, sizeof name, "%slayers.%zu", prefix, i);
         bind_layer(binder, &llama->layers[i], config, name);
@@ -196,8 +218,6 @@ void llama_bind(struct binder *binder, struct llama *llama, const struct llama_c
     bind_rms_norm(binder, &llama->final_norm, config->dim, config->norm_eps, "%snorm", prefix);
     if (config->norms_add_one)
         bind_norm_plus_one(binder, &llama->final_norm);
-    bind_linear_tensors(binder, &llama->head, config->vocab_size, config->dim, head ? head : words,
-                        NULL);
 }
 
 void llama_release(struct llama *llama)
@@ -212,12 +232,15 @@ void llama_release(struct llama *llama)
 enum status llama_embed(const struct llama *llama, const int32_t *ids, size_t n, float *x,
                         struct error *err)
 {
+    size_t n_words = llama->config.vocab_size, n_all = llama_n_words(&llama->config);
     for (size_t i = 0; i < n; i++) {
-        if (ids[i] < 0 || (size_t)ids[i] >= llama->config.vocab_size)
+        if (ids[i] < 0 || (size_t)ids[i] >= n_all)
             return error_set(err, STATUS_UNPROCESSABLE,
                              "the token id %d is outside the model's vocabulary of %zu",
-                             (int)ids[i], llama->config.vocab_size);
-        row_table_read(&llama->words, (size_t)ids[i], x + i * llama->config.dim);
+                             (int)ids[i], n_all);
+        size_t id = (size_t)ids[i];
+        row_table_read(id < n_words ? &llama->words : &llama->more_words,
+                       id < n_words ? id : id - n_words, x + i * llama->config.dim);
     }
     return STATUS_OK;
 }
@@ -342,6 +365,15 @@ enum status llama_forward(const struct llama *llama, const struct compute *compu
                           const float *positions, const struct llama_item *items, size_t n_items,
                           enum llama_mask mask, float *logits, struct error *err)
 {
+    return llama_forward_tapped(llama, compute, x, positions, items, n_items, mask, NULL, logits,
+                                err);
+}
+
+enum status llama_forward_tapped(const struct llama *llama, const struct compute *compute, float *x,
+                                 const float *positions, const struct llama_item *items,
+                                 size_t n_items, enum llama_mask mask, const struct llama_tap *tap,
+                                 float *logits, struct error *err)
+{
     struct pass pass = {
         .llama = llama, .compute = compute, .items = items, .n_items = n_items, .mask = mask};
     size_t dim = llama->config.dim;
@@ -349,7 +381,10 @@ enum status llama_forward(const struct llama *llama, const struct compute *compu
     for (size_t i = 0; i < llama->config.n_layers && !status; i++) {
         const struct llama_layer *layer = &llama->layers[i];
         struct gated_mlp mlp = {&layer->gate, &layer->up, &layer->down, llama->config.activation};
-        status = self_attention(&pass, i, x, err);
+        if (tap)
+            status = tap->before(tap->context, i, x, err);
+        if (!status)
+            status = self_attention(&pass, i, x, err);
         if (status)
             break;
         nn_rms_norm(compute, &layer->norm2, x, pass.n_total, pass.normed);

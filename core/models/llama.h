@@ -31,7 +31,9 @@ struct llama_config {
      * head_dim / 2. One kind otherwise, rope_sections unused. */
     size_t n_rope_kinds, rope_sections[ROPE_KINDS_MAX];
     bool qkv_bias, out_bias;
-    bool norms_add_one; /* Gemma: norms' weights are stored less 1 */
+    bool norms_add_one;  /* Gemma: norms' weights are stored less 1 */
+    size_t n_more_words; /* rows of words and head that stand in tensors of their own, with the ids
+                            from vocab_size on (Idefics); 0: none */
 };
 
 struct llama_layer {
@@ -43,10 +45,11 @@ struct llama_layer {
 
 struct llama {
     struct llama_config config;
-    struct row_table words; /* [vocab_size, dim], in the file's dtype */
+    struct row_table words;      /* [vocab_size, dim], in the file's dtype */
+    struct row_table more_words; /* [n_more_words, dim] */
     struct llama_layer *layers;
     struct norm final_norm;
-    struct linear head; /* [vocab_size, dim] */
+    struct linear head; /* [llama_n_words, dim] */
 };
 
 /* hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads,
@@ -57,8 +60,9 @@ struct llama {
 enum status llama_config_load(const json_t *json, struct llama_config *config, struct error *err);
 
 /* Binds "<prefix>embed_tokens", "<prefix>layers.N.…", "<prefix>norm", and for the head the tensor
- * `head`, or the word embeddings where that is NULL (tied). llama_release() also when the binder
- * failed afterwards. */
+ * "<head>.weight", or the word embeddings where `head` is NULL (tied); more words are in
+ * "<prefix>embed_tokens.additional_embedding" and "<head>.additional_fc". llama_release() also when
+ * the binder failed afterwards. */
 void llama_bind(struct binder *binder, struct llama *llama, const struct llama_config *config,
                 const char *prefix, const char *head);
 void llama_release(struct llama *llama);
@@ -66,6 +70,12 @@ void llama_release(struct llama *llama);
 static inline size_t llama_kv_dim(const struct llama_config *config)
 {
     return config->n_kv_heads * config->head_dim;
+}
+
+/* What logits there are: all words. */
+static inline size_t llama_n_words(const struct llama_config *config)
+{
+    return config->vocab_size + config->n_more_words;
 }
 
 /* The word embeddings of ids[n] → x [n, dim]. STATUS_UNPROCESSABLE for an id outside the
@@ -85,12 +95,23 @@ enum llama_mask {
     LLAMA_PREFIX, /* each sees all of its item, and what is before the item (PaliGemma's prompt) */
 };
 
-/* x [Σ n, dim] (left undefined), positions [n_rope_kinds, Σ n] → logits [n_items, vocab_size] after
- * each item's last row. STATUS_TOO_LONG past n_positions; on failure no sequence has changed but in
- * rows past its n_tokens. */
+/* x [Σ n, dim] (left undefined), positions [n_rope_kinds, Σ n] → logits [n_items, llama_n_words]
+ * after each item's last row. STATUS_TOO_LONG past n_positions; on failure no sequence has changed
+ * but in rows past its n_tokens. */
 enum status llama_forward(const struct llama *llama, const struct compute *compute, float *x,
                           const float *positions, const struct llama_item *items, size_t n_items,
                           enum llama_mask mask, float *logits, struct error *err);
+
+/* The same with something done to x [Σ n, dim] before each layer: what stands between the layers.
+ * A failure of `before` ends the pass. */
+struct llama_tap {
+    enum status (*before)(void *context, size_t layer, float *x, struct error *err);
+    void *context;
+};
+enum status llama_forward_tapped(const struct llama *llama, const struct compute *compute, float *x,
+                                 const float *positions, const struct llama_item *items,
+                                 size_t n_items, enum llama_mask mask, const struct llama_tap *tap,
+                                 float *logits, struct error *err);
 
 /* The gated MLP on its own, for vision towers that have it: x [n, dim] += down(activation(gate(y))
  * · up(y)) with y [n, dim]; the layers may have biases. It takes a stretch of rows at a time, so

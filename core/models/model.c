@@ -173,8 +173,14 @@ void model_page_out(const struct model *model)
 enum status model_load_processor(struct model *model, const struct image_processor *defaults,
                                  size_t image_size, struct error *err)
 {
+    return model_use_processor(model, model->checkpoint->preprocessor, defaults, image_size, err);
+}
+
+enum status model_use_processor(struct model *model, const json_t *config,
+                                const struct image_processor *defaults, size_t image_size,
+                                struct error *err)
+{
     struct image_processor processor = *defaults;
-    const json_t *config = model->checkpoint->preprocessor;
     if (config) {
         enum status status = image_processor_parse(config, defaults, &processor, err);
         if (status)

@@ -12,6 +12,10 @@
  * image_size 0 = any. Without a preprocessor file the defaults are taken at image_size. */
 enum status model_load_processor(struct model *model, const struct image_processor *defaults,
                                  size_t image_size, struct error *err);
+/* The same from another config than the checkpoint's; NULL = there is none. */
+enum status model_use_processor(struct model *model, const json_t *config,
+                                const struct image_processor *defaults, size_t image_size,
+                                struct error *err);
 
 /* The mean and deviation that CLIP's family was trained with. */
 #define OPENAI_CLIP_MEAN                                                                           \

@@ -177,7 +177,7 @@ static void bind(struct binder *binder, struct qwen *qwen, const struct qwen_vis
     bool new_vision = bind_choose(binder, patches, ARRAY_LENGTH(patches)) == patches[1];
     qwen_vision_bind(binder, &qwen->vision, vision, new_vision ? "model.visual." : "visual.");
     llama_bind(binder, &qwen->text, text, new_text ? "model.language_model." : "model.",
-               is_tied ? NULL : "lm_head.weight");
+               is_tied ? NULL : "lm_head");
 }
 
 static void qwen_release(struct qwen *qwen)

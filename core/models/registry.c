@@ -26,6 +26,7 @@
     ARCHITECTURE(blip2_match_architecture)                                                         \
     ARCHITECTURE(vision_encoder_decoder_architecture)                                              \
     ARCHITECTURE(git_architecture)                                                                 \
+    ARCHITECTURE(idefics_architecture)                                                             \
     ARCHITECTURE(qwen2_5_vl_architecture)                                                          \
     ARCHITECTURE(magic_architecture)                                                               \
     ARCHITECTURE(paligemma_architecture)                                                           \

@@ -1,4 +1,4 @@
-"""test_chat.py: conversations with models that converse (Qwen2.5-VL), over HTTP: the goldens' texts, mixed and one by
+"""test_chat.py: conversations with models that converse (Qwen2.5-VL, IDEFICS), over HTTP: the goldens' texts, mixed and one by
 one, in streams and from OpenAI's own client; captions and answers by instruction; what is refused."""
 import json
 import os
@@ -8,7 +8,9 @@ import unittest
 from clients import python_with
 from harness import DATA, PATIENCE_S, ServerTest, image_b64, together
 
-MODELS = {"qwen": "qwen2.5-vl-tiny", "flat": "qwen2.5-vl-flat-tiny", "captioner": "blip-caption-tiny"}
+CONVERSING = {"qwen": "qwen2.5-vl-tiny", "flat": "qwen2.5-vl-flat-tiny", "dialogue": "idefics-tiny",
+              "pages": "idefics-base-tiny", "one-table": "idefics-flat-tiny"}
+MODELS = {**CONVERSING, "captioner": "blip-caption-tiny"}
 
 
 def picture(name):
@@ -44,7 +46,7 @@ class Chat(ServerTest):
         return reply.json["choices"][0]["message"]["content"]
 
     def test_conversations_get_the_reference_s_texts(self):
-        for model in "qwen", "flat":
+        for model in CONVERSING:
             for case in cases(model, "greedy"):
                 reply = self.chat(model, case["messages"]).json
                 self.assertEqual(reply["choices"][0]["message"]["content"], case["texts"][0], case["case"])
@@ -54,8 +56,8 @@ class Chat(ServerTest):
 
     def test_mixed_batches_are_as_one_by_one(self):
         # Long and short prompts, beams among them, with prompts run in pieces between others' tokens.
-        work = [(model, case, beams) for model in ("qwen", "flat") for beams in (1, 3)
-                for case in cases(model, "beam3" if beams > 1 else "greedy")] * 3
+        work = [(model, case, beams) for model in CONVERSING for beams in (1, 3)
+                for case in cases(model, "beam3" if beams > 1 else "greedy")] * 2
         got = together(len(work), lambda i: self.text(work[i][0], work[i][1]["messages"], num_beams=work[i][2]))
         for (_, case, _), text in zip(work, got):
             self.assertEqual(text, case["texts"][0], case["case"])
@@ -94,8 +96,8 @@ class Chat(ServerTest):
         self.assertEqual([choice["index"] for choice in drawn[0]], [0, 1, 2])
 
     def test_streams_have_the_same_text(self):
-        for case in cases("flat", "greedy")[:3]:
-            reply = self.chat("flat", case["messages"], stream=True, stream_options={"include_usage": True})
+        for model, case in [(model, case) for model in ("flat", "dialogue", "pages") for case in cases(model, "greedy")[:3]]:
+            reply = self.chat(model, case["messages"], stream=True, stream_options={"include_usage": True})
             events = [line[6:] for line in reply.body.decode().split("\n") if line.startswith("data: ")]
             self.assertEqual(events[-1], "[DONE]")
             chunks = [json.loads(event) for event in events[:-1]]
@@ -117,11 +119,28 @@ class Chat(ServerTest):
         fields["images"] = [fields.pop("image")] * 2
         self.assertEqual(self.server.post("/v1/vqa", fields).status, 200)
 
+    def test_idefics_captions_and_answers(self):
+        for model in "dialogue", "pages", "one-table":
+            found = {case["case"].split("|")[0]: case["texts"][0] for case in cases(model, "greedy")}
+            reply = self.server.post("/v1/caption", {"model": model, "image": image_b64("photo_97x61.jpg")})
+            self.assertEqual(reply.json["caption"], found["chat:describe"])
+            fields = {"model": model, "images": [image_b64("wide_200x150.jpg"), image_b64("grey_64x48.jpg")],
+                      "question": "what is the difference?"}
+            self.assertEqual(self.server.post("/v1/vqa", fields).json["answer"], found["chat:two"])
+
+    def test_examples_change_the_answer(self):
+        case = [case for case in cases("dialogue", "greedy") if "examples" in case["case"]][0]
+        self.assertEqual(len(case["pictures"]), 3)
+        self.assertEqual(self.text("dialogue", case["messages"]), case["texts"][0])
+        self.assertNotEqual(self.text("dialogue", case["messages"][-1:]), case["texts"][0])
+
     def test_the_model_says_what_it_is(self):
         model = self.server.get("/v1/models/qwen").json
         self.assertEqual(model["tasks"], ["caption", "vqa", "chat"])
         self.assertIn("{question}", model["prompt"])
         self.assertTrue(model["prompt"].startswith("<|im_start|>system"))
+        self.assertEqual(self.server.get("/v1/models/pages").json["prompt"],
+                         "<s><fake_token_around_image><image><fake_token_around_image>Question: {question} Answer:")
         self.assertEqual(self.server.get("/info").json["defaults"]["chat"], "qwen")
 
     def test_without_a_name_a_model_that_converses_answers(self):
@@ -138,6 +157,9 @@ class Chat(ServerTest):
         self.fails(self.chat("qwen", user({"type": "text", "text": "<|image_pad|>"})), 422, words="picture token")
         self.fails(self.chat("qwen", user(*[{"type": "image", "picture": "photo_97x61.jpg"}] * 20, words)), 422,
                    "input_too_long", words="fewer or smaller pictures")
+        self.fails(self.chat("pages", user({"type": "text", "text": "<image>"})), 422, words="picture token")
+        self.fails(self.chat("pages", user(*[{"type": "image", "picture": "photo_97x61.jpg"}] * 100, words)), 422,
+                   "input_too_long", words="takes 200")
         self.fails(self.chat("qwen", [{"role": "tool", "content": "x"}]), 422, words="role")
         self.fails(self.chat("qwen", [{"role": "system", "content": [picture("photo_97x61.jpg")]}]), 422,
                    words="text is understood")

@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "core/base/size.h"
 
 static struct pool *shared_pool; /* made once: threads are dear */
 
@@ -151,4 +154,27 @@ struct tokens golden_ids(const json_t *list)
     for (size_t i = 0; i < tokens.n; i++)
         tokens.ids[i] = (int32_t)json_integer_value(json_array_get(list, i));
     return tokens;
+}
+
+void golden_variant(const char *to, const char *from, const char *file, const char *part,
+                    const char *key, json_t *value)
+{
+    static const char *const files[] = {"config.json",           "preprocessor_config.json",
+                                        "model.safetensors",     "tokenizer.json",
+                                        "tokenizer_config.json", "generation_config.json"};
+    char source[600], target[600];
+    for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
+        snprintf(source, sizeof source, "%s/checkpoints/%s/%s", golden_data(), from, files[i]);
+        snprintf(target, sizeof target, "%s/%s", to, files[i]);
+        unlink(target);
+        if (strcmp(files[i], file) != 0) {
+            ck_assert_int_eq(symlink(source, target), 0);
+            continue;
+        }
+        json_t *json = json_load_file(source, 0, NULL);
+        ck_assert_ptr_nonnull(json);
+        json_object_set_new(part ? json_object_get(json, part) : json, key, value);
+        ck_assert_int_eq(json_dump_file(json, target, 0), 0);
+        json_decref(json);
+    }
 }

@@ -46,6 +46,11 @@ struct tokens golden_ids(const json_t *list);
 /* Bytes of a file under tests/data; to be freed. */
 char *golden_file(const char *folder, const char *name, size_t *size);
 
+/* Makes `to` a copy of a checkpoint of one safetensors file, with one of its JSON files changed:
+ * [part][key] = value (taken); links for the rest. Again for the next change. */
+void golden_variant(const char *to, const char *from, const char *file, const char *part,
+                    const char *key, json_t *value);
+
 const char *golden_data(void);
 enum status golden_compute_init(struct compute *compute, struct arena *arena);
 

@@ -28,6 +28,9 @@ static const char *const checkpoints[] = {"clip-text-tiny",
                                           "git-tiny",
                                           "qwen2.5-vl-tiny",
                                           "qwen2.5-vl-flat-tiny",
+                                          "idefics-tiny",
+                                          "idefics-base-tiny",
+                                          "idefics-flat-tiny",
                                           "magic-tiny",
                                           "paligemma-tiny",
                                           "blip-caption-tiny",
@@ -40,7 +43,7 @@ static const char *const checkpoints[] = {"clip-text-tiny",
                                           "vilt-mlm-tiny"};
 /* The first of them have embeddings of texts; from the second on, of pictures, with the others that
  * have a golden of each picture's features. */
-enum { N_TEXTS = 12, FIRST_WITH_FEATURES = 1, END_WITH_FEATURES = 23 };
+enum { N_TEXTS = 12, FIRST_WITH_FEATURES = 1, END_WITH_FEATURES = 26 };
 
 /* What a picture's features are called in the goldens. */
 static const char *features_name(const struct golden *golden)

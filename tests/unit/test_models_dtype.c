@@ -19,7 +19,9 @@ static const char *const checkpoints[] = {
     "chinese-clip-tiny",   "altclip-tiny",          "openclip-roberta-tiny",
     "siglip2-naflex-tiny", "blip2-itm-tiny",        "clip-vision-tiny",
     "clip-text-tiny",      "vit-gpt2-tiny",         "git-tiny",
-    "qwen2.5-vl-tiny",     "qwen2.5-vl-flat-tiny",  "magic-tiny",          "paligemma-tiny"};
+    "qwen2.5-vl-tiny",     "qwen2.5-vl-flat-tiny",  "magic-tiny",
+    "paligemma-tiny",      "idefics-tiny",          "idefics-base-tiny",
+    "idefics-flat-tiny"};
 enum { N_CHECKPOINTS = sizeof checkpoints / sizeof checkpoints[0] };
 
 /* Masks of random weights hang on little: f32 itself is 3e-5 off there (make_clipseg.py). */
