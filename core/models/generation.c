@@ -69,6 +69,57 @@ static enum status read_eos(const struct sources *sources, struct generation_par
     return STATUS_OK;
 }
 
+bool generation_ban(struct generation_params *params, int32_t id)
+{
+    for (size_t i = 0; i < params->n_banned; i++)
+        if (params->banned_ids[i] == id)
+            return true;
+    if (params->n_banned == BANNED_MAX)
+        return false;
+    params->banned_ids[params->n_banned++] = id;
+    return true;
+}
+
+static bool is_eos(const struct generation_params *params, int32_t id)
+{
+    for (size_t i = 0; i < params->n_eos; i++)
+        if (params->eos_ids[i] == id)
+            return true;
+    return false;
+}
+
+/* suppress_tokens: ids; bad_words_ids: lists of them, of which those of one token are heeded. */
+static enum status read_banned(const struct sources *sources, struct generation_params *out,
+                               struct error *err)
+{
+    static const char *const keys[] = {"suppress_tokens", "bad_words_ids"};
+    for (size_t k = 0; k < ARRAY_LENGTH(keys); k++) {
+        const json_t *list = json_object_get(source_of(sources, keys[k]), keys[k]), *each;
+        size_t i;
+        if (list && !json_is_array(list))
+            return error_set(err, STATUS_BAD_CHECKPOINT, "generation key '%s': expected a list",
+                             keys[k]);
+        json_array_foreach(list, i, each)
+        {
+            if (k && json_is_array(each) && json_array_size(each) > 1)
+                continue;
+            const json_t *id = k ? json_array_get(each, 0) : each;
+            if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+                json_integer_value(id) > INT32_MAX)
+                return error_set(err, STATUS_BAD_CHECKPOINT,
+                                 "generation key '%s': expected a list of %s", keys[k],
+                                 k ? "lists of token ids" : "token ids");
+            if (k && is_eos(out, (int32_t)json_integer_value(id))) /* so the library */
+                continue;
+            if (!generation_ban(out, (int32_t)json_integer_value(id)))
+                return error_set(err, STATUS_BAD_CHECKPOINT,
+                                 "generation key '%s': more than %d tokens are never to be written",
+                                 keys[k], BANNED_MAX);
+        }
+    }
+    return STATUS_OK;
+}
+
 static enum status read_early_stopping(const struct sources *sources, int *out, struct error *err)
 {
     const json_t *value = json_object_get(source_of(sources, "early_stopping"), "early_stopping");
@@ -161,6 +212,8 @@ enum status generation_params_load(const struct checkpoint *checkpoint,
         status = read_early_stopping(&sources, &params.early_stopping, err);
     if (!status)
         status = read_eos(&sources, &params, err);
+    if (!status)
+        status = read_banned(&sources, &params, err);
     if (!status)
         status =
             config_token(source_of(&sources, "pad_token_id"), "pad_token_id", &params.pad_id, err);

@@ -24,6 +24,8 @@
  *     - Where a word looks at no picture the gated layer's attention adds nothing, its MLP does.
  *     - Tokens from vocab_size on have their rows and logits in tensors of their own.
  *     - The preprocessor's "image_size" wins over its "size".
+ *     - Writing ends at <end_of_utterance>, too, and never writes a picture's tokens, as the
+ *       published examples ask of generate() (eos_token_id, bad_words_ids); no file says so.
  *     - Queries and keys of the cross attention are normed (RMS), not turned by position.
  *   Not here  Pictures of other sizes (interpolate_pos_encoding).
  */
@@ -256,23 +258,44 @@ static enum status read_end(const struct model *model, int32_t *out, struct erro
     return STATUS_OK;
 }
 
+/* As the published examples ask of generate(): a turn's end ends what is written, and pictures'
+ * tokens are never written. */
+static enum status set_ends(const struct tokenizer *tokenizer, struct generation_params *params,
+                            struct error *err)
+{
+    static const char *const pictures[] = {"<image>", "<fake_token_around_image>"};
+    int32_t turn_id = tokenizer_id(tokenizer, "<end_of_utterance>");
+    bool known = turn_id < 0, fits = true;
+    for (size_t i = 0; i < params->n_eos; i++)
+        known |= params->eos_ids[i] == turn_id;
+    if (!known && (fits = params->n_eos < EOS_MAX))
+        params->eos_ids[params->n_eos++] = turn_id;
+    for (size_t i = 0; i < ARRAY_LENGTH(pictures) && fits; i++) {
+        int32_t id = tokenizer_id(tokenizer, pictures[i]);
+        fits = id < 0 || generation_ban(params, id);
+    }
+    return fits ? STATUS_OK
+                : error_set(err, STATUS_BAD_CHECKPOINT,
+                            "generation_config.json leaves no room for <end_of_utterance> among "
+                            "%d tokens that end a text, or for pictures' tokens among %d that are "
+                            "never written",
+                            EOS_MAX, BANNED_MAX);
+}
+
 /* Which tokens mean something here, and how a conversation is written. */
 static enum status load_words(struct model *model, struct idefics *idefics, struct error *err)
 {
-    struct generation_params *params = &model->generation;
     const struct tokenizer *tokenizer = model->tokenizer;
     idefics->image_id = tokenizer ? tokenizer_id(tokenizer, "<image>") : -1;
-    int32_t turn_id = tokenizer ? tokenizer_id(tokenizer, "<end_of_utterance>") : -1;
     enum status status = read_end(model, &idefics->end_id, err);
-    bool known = turn_id < 0;
-    for (size_t i = 0; i < params->n_eos; i++)
-        known |= params->eos_ids[i] == turn_id;
-    if (!known && params->n_eos < EOS_MAX) /* its turn is over: as the published examples stop */
-        params->eos_ids[params->n_eos++] = turn_id;
-    if (!status && tokenizer && !model->chat)
+    if (!status && tokenizer)
+        status = set_ends(tokenizer, &model->generation, err);
+    if (!status && tokenizer && !model->chat) {
+        bool is_dialogue = tokenizer_id(tokenizer, "<end_of_utterance>") >= 0;
         status = chat_template_open(model->checkpoint->directory,
-                                    turn_id < 0 ? question_template : dialogue_template,
+                                    is_dialogue ? dialogue_template : question_template,
                                     &model->chat, err);
+    }
     return status;
 }
 

@@ -126,7 +126,7 @@ struct prompt {
 
 /* What generate() would use for this checkpoint; a request overrides single fields of a copy.
  * max_length counts the decoder's prompt, as generate() does. */
-enum { EOS_MAX = 8 };
+enum { EOS_MAX = 8, BANNED_MAX = 32 };
 struct generation_params {
     size_t max_length;     /* 0 = not set */
     size_t max_new_tokens; /* 0 = not set; wins over max_length */
@@ -145,7 +145,9 @@ struct generation_params {
     uint64_t seed;
     int32_t eos_ids[EOS_MAX];
     size_t n_eos;
-    int32_t pad_id;    /* -1 = none */
+    int32_t pad_id;                 /* -1 = none */
+    int32_t banned_ids[BANNED_MAX]; /* never written: suppress_tokens, bad_words_ids of one token */
+    size_t n_banned;
     float alpha, beta; /* guided models (traits.is_guided): see magic.c */
 };
 
@@ -314,6 +316,10 @@ enum status model_chat(const struct model *model, const struct chat_message *mes
                        struct tokens *out, struct error *err);
 enum status model_detokenize(const struct model *model, enum task task, const struct tokens *prompt,
                              const int32_t *ids, size_t n, struct buffer *out, struct error *err);
+
+/* Adds a token to those that are never written; one that is there already stays once. False: there
+ * is no room. */
+bool generation_ban(struct generation_params *params, int32_t id);
 
 /* The library's defaults: greedy, 20 new tokens. */
 void generation_params_default(struct generation_params *out);

@@ -61,7 +61,7 @@ void logits_top(const float *row, size_t n_vocab, float log_sum, size_t k, struc
 bool logits_untouched(const struct generation_params *params)
 {
     return params->repetition_penalty == 1 && params->no_repeat_ngram_size == 0 &&
-           params->min_length == 0 && params->min_new_tokens == 0;
+           params->min_length == 0 && params->min_new_tokens == 0 && params->n_banned == 0;
 }
 
 static bool in_vocab(int32_t id, size_t n_vocab)
@@ -103,6 +103,10 @@ void logits_process(const struct generation_params *params, const int32_t *ids, 
         penalise_repetition(params->repetition_penalty, ids, n_ids, row, n_vocab, scratch);
     if (params->no_repeat_ngram_size)
         ban_repeated_ngrams(params->no_repeat_ngram_size, ids, n_ids, row, n_vocab);
+    /* NoBadWordsLogitsProcessor, SuppressTokensLogitsProcessor */
+    for (size_t i = 0; i < params->n_banned; i++)
+        if (in_vocab(params->banned_ids[i], n_vocab))
+            row[params->banned_ids[i]] = -INFINITY;
     /* MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor; min_new_tokens replaces
      * min_length where both are given. */
     bool too_short = params->min_new_tokens ? n_ids - n_prompt < params->min_new_tokens

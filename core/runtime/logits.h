@@ -1,7 +1,8 @@
 /*
  * logits.h: what generate() does to a row of scores before a token is chosen, in its order:
  *
- *   processors   repetition penalty → no-repeat n-grams → min_length → min_new_tokens
+ *   processors   repetition penalty → no-repeat n-grams → tokens never written → min_length →
+ *                min_new_tokens
  *   warpers      temperature → top-k → top-p                       (sampling only)
  *
  * A row is logits in greedy and sampled decoding, and log-probabilities in beam search, as in

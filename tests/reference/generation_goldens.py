@@ -179,6 +179,7 @@ def make_rows():
         {"top_k": 4, "num_beams": 3},
         {"top_k": 1, "num_beams": 3},
         {"top_k": 0, "top_p": 0.1, "num_beams": 3},
+        {"top_k": 6, "suppress_tokens": [3, 9], "bad_words_ids": [[4], [11]]},
     ]:
         for kind in ("spread", "flat", "peaked"):
             scale = {"spread": 2.0, "flat": 0.05, "peaked": 8.0}[kind]

@@ -58,6 +58,13 @@ static inline struct generation_params case_params(const json_t *settings)
     params.eos_ids[0] = (int32_t)json_integer_value(eos);
     for (size_t i = 0; i < json_array_size(eos); i++)
         params.eos_ids[params.n_eos++] = (int32_t)json_integer_value(json_array_get(eos, i));
+    const json_t *single = json_object_get(settings, "suppress_tokens");
+    for (size_t i = 0; i < json_array_size(single); i++)
+        generation_ban(&params, (int32_t)json_integer_value(json_array_get(single, i)));
+    const json_t *words = json_object_get(settings, "bad_words_ids");
+    for (size_t i = 0; i < json_array_size(words); i++)
+        generation_ban(&params,
+                       (int32_t)json_integer_value(json_array_get(json_array_get(words, i), 0)));
     return params;
 }
 

@@ -65,6 +65,8 @@ START_TEST(a_turn_s_end_ends_what_is_written)
     if (params->n_eos > 1)
         ck_assert_int_eq(params->eos_ids[1],
                          tokenizer_id(golden.model->tokenizer, "<end_of_utterance>"));
+    ck_assert_uint_eq(params->n_banned, 2); /* pictures' tokens */
+    ck_assert_int_eq(params->banned_ids[0], tokenizer_id(golden.model->tokenizer, "<image>"));
     golden_close(&golden);
 }
 END_TEST
@@ -170,6 +172,7 @@ START_TEST(impossible_configurations_are_refused_by_name)
         {"config.json", "perceiver_config", "resampler_n_heads", "2000000000", "q_proj.weight"},
         {"config.json", "perceiver_config", "resampler_head_dim", "2147483647", "q_proj.weight"},
         {"config.json", "perceiver_config", "qk_layer_norms_perceiver", "true", "q_layer_norm"},
+        {"generation_config.json", NULL, "eos_token_id", "[2, 3, 4, 5, 6, 7, 8, 9]", "no room"},
         {"preprocessor_config.json", NULL, "image_size", "25", "25 x 25 pixels"},
         {"preprocessor_config.json", NULL, "image_size", "\"24\"", "image_size"},
         {"preprocessor_config.json", NULL, "image_size", "-1", "image_size"},

@@ -637,6 +637,14 @@ START_TEST(directories_that_are_no_checkpoints_are_refused)
     put_text("generation_config.json", "{\"num_beams\": 0}");
     put_safetensors("model.safetensors", "{}", 0);
     expect_model_fault("num_beams");
+    put_text("generation_config.json", "{\"suppress_tokens\": 7}");
+    expect_model_fault("suppress_tokens");
+    put_text("generation_config.json", "{\"suppress_tokens\": [[7]]}");
+    expect_model_fault("suppress_tokens");
+    put_text("generation_config.json", "{\"bad_words_ids\": [7, [2, 3], []]}");
+    expect_model_fault("bad_words_ids");
+    put_text("generation_config.json", "{\"bad_words_ids\": [[-7]]}");
+    expect_model_fault("bad_words_ids");
     put_text("generation_config.json", "{}");
     expect_model_fault("is missing");
     put_text("processor_config.json", "{\"image_processor\": 3}");
