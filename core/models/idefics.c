@@ -408,21 +408,26 @@ static enum status detokenize(const struct model *model, enum task task,
     return tokenizer_decode(model->tokenizer, ids, n, true, out, err);
 }
 
-/* A picture's token stays one. */
-static enum status place_images(const struct model *model, const struct pixels *images, size_t n,
-                                struct tokens *tokens, struct error *err)
+static enum status check_places(const struct idefics *idefics, const struct tokens *tokens,
+                                size_t n_images, struct error *err)
 {
-    const struct idefics *idefics = model->state;
     size_t n_places = 0;
-    (void)images;
     for (size_t i = 0; i < tokens->n; i++)
         n_places += tokens->ids[i] == idefics->image_id;
-    return n_places == n
+    return n_places == n_images
                ? STATUS_OK
                : error_set(err, STATUS_UNPROCESSABLE,
                            "the prompt has places for %zu pictures, but there are %zu: the text "
                            "may not hold the model's own picture token",
-                           n_places, n);
+                           n_places, n_images);
+}
+
+/* A picture's token stays one. */
+static enum status place_images(const struct model *model, const struct pixels *images, size_t n,
+                                struct tokens *tokens, struct error *err)
+{
+    (void)images;
+    return check_places(model->state, tokens, n, err);
 }
 
 /* ---- which token looks where -------------------------------------------------------------------
@@ -451,18 +456,14 @@ static enum status check_prompt(const struct idefics *idefics, const struct prom
                                 struct error *err)
 {
     const struct llama_config *config = &idefics->config.text;
-    size_t dim = idefics->config.cross.picture_dim, n_places = 0;
+    size_t dim = idefics->config.cross.picture_dim;
     for (size_t i = 0; i < prompt->n_images; i++)
         if (prompt->images[i]->dim != dim || prompt->images[i]->n_rows != idefics->n_rows)
             return error_set(
                 err, STATUS_INTERNAL, "features of %zu x %zu floats, expected %zu x %zu",
                 prompt->images[i]->n_rows, prompt->images[i]->dim, idefics->n_rows, dim);
-    for (size_t i = 0; i < prompt->text->n; i++)
-        n_places += prompt->text->ids[i] == idefics->image_id;
-    if (n_places != prompt->n_images)
-        return error_set(err, STATUS_UNPROCESSABLE,
-                         "the prompt has places for %zu pictures, but there are %zu", n_places,
-                         prompt->n_images);
+    if (check_places(idefics, prompt->text, prompt->n_images, err))
+        return err->status;
     return check_tokens(prompt->text, llama_n_words(config), config->n_positions, err);
 }
 

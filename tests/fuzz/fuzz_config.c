@@ -14,9 +14,9 @@
 #include "fuzz.h"
 
 static const char *const checkpoints[] = {
-    "blip-caption-tiny", "blip-itm-tiny", "blip-vqa-tiny",    "clip-tiny",
-    "clipseg-tiny",      "owlv2-tiny",    "openclip-rn-tiny", "openclip-vit-tiny",
-    "owlvit-tiny",       "siglip-tiny",   "vilt-mlm-tiny",    "vilt-vqa-tiny",
+    "blip-caption-tiny", "blip-itm-tiny",    "blip-vqa-tiny",     "clip-tiny",   "clipseg-tiny",
+    "owlv2-tiny",        "openclip-rn-tiny", "openclip-vit-tiny", "owlvit-tiny", "siglip-tiny",
+    "vilt-mlm-tiny",     "vilt-vqa-tiny",    "idefics-flat-tiny",
 };
 
 /* An 8 × 8 grey PNG, as every endpoint takes it. */
@@ -34,6 +34,13 @@ static void ask(struct fuzz_world *world)
         {"/v1/classify", "{\"image\": \"" PICTURE "\", \"labels\": [\"a cat\", \"dogs\"]}"},
         {"/v1/detect", "{\"image\": \"" PICTURE "\", \"queries\": \"a cat\"}"},
         {"/v1/segment", "{\"image\": \"" PICTURE "\", \"prompts\": \"a cat\"}"},
+        {"/v1/chat/completions",
+         "{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image_url\", "
+         "\"image_url\": "
+         "{\"url\": \"data:image/png;base64," PICTURE
+         "\"}}, {\"type\": \"text\", \"text\": \"a cat?\"}, "
+         "{\"type\": \"image_url\", \"image_url\": {\"url\": \"data:image/png;base64," PICTURE
+         "\"}}]}]}"},
         {"/v1/fill", "{\"image\": \"" PICTURE "\", \"text\": \"a [MASK]\"}"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(calls); i++)

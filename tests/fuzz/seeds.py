@@ -8,7 +8,8 @@ import sys
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data")
 # The order of `checkpoints` in fuzz_config.c.
 CHECKPOINTS = ["blip-caption-tiny", "blip-itm-tiny", "blip-vqa-tiny", "clip-tiny", "clipseg-tiny", "owlv2-tiny",
-               "openclip-rn-tiny", "openclip-vit-tiny", "owlvit-tiny", "siglip-tiny", "vilt-mlm-tiny", "vilt-vqa-tiny"]
+               "openclip-rn-tiny", "openclip-vit-tiny", "owlvit-tiny", "siglip-tiny", "vilt-mlm-tiny", "vilt-vqa-tiny",
+               "idefics-flat-tiny"]
 
 
 def read(*path):
