@@ -20,7 +20,7 @@ static void few_rows(const struct linear_job *job, size_t row, size_t n_rows, si
             memset(values + r * LANES_STEP + n, 0, (LANES_STEP - n) * sizeof *values);
         }
         dot_product(rows, now, job->linear->weight + out * n_in, n_in, n, n_in, values, LANES_STEP);
-        finish(job, values, LANES_STEP, row, now, out, n);
+        finish(job, NULL, values, LANES_STEP, row, now, out, n);
         row += now;
         n_rows -= now;
     }
@@ -42,7 +42,7 @@ static void finish_columns(const struct linear_job *job, const float *columns, s
                 vec_store(values + (v * LANES + i) * LANES_STEP + c, block[i]);
         }
     }
-    finish(job, values, LANES_STEP, row, n_rows, out, n);
+    finish(job, NULL, values, LANES_STEP, row, n_rows, out, n);
 }
 
 /* One group of packed rows against LANES_STEP outputs. */

@@ -214,24 +214,6 @@ static const char *pack_rows(const struct linear_job *job, struct scratch *scrat
     return packed;
 }
 
-/* int8: values[n_rows][PANEL] hold whole numbers; makes them what they stand for. */
-static void int8_to_values(const struct scratch *scratch, size_t r0, size_t n_rows,
-                           const char *const *blocks, size_t n_in, float *values)
-{
-    for (size_t b = 0; b < PANEL_BLOCKS; b++) {
-        const char *tail = blocks[b] + packed_in(n_in) * PACK_OUT;
-        __m512 scale = _mm512_loadu_ps(tail);
-        __m512i sum = _mm512_loadu_si512(tail + 64);
-        for (size_t r = 0; r < n_rows; r++) {
-            float *at = values + r * PANEL + b * PACK_OUT;
-            __m512i zero = _mm512_set1_epi32(scratch->row_zero[r0 + r]);
-            __m512i whole = _mm512_sub_epi32(_mm512_loadu_si512(at), _mm512_mullo_epi32(zero, sum));
-            __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(scratch->row_scale[r0 + r]));
-            _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_cvtepi32_ps(whole), factor));
-        }
-    }
-}
-
 /* ---- dots ------------------------------------------------------------------------------------ */
 
 /* Weights that come from memory are fetched twice: early into the second cache, which has room for
@@ -429,7 +411,7 @@ static void int4_panel_few(const struct linear_job *job, const char *x, size_t r
             else
                 int4_rows(5, 2, x, row_bytes, blocks + b, n_in, to);
         }
-        finish(job, values, PANEL, row + r, group, out, n);
+        finish(job, NULL, values, PANEL, row + r, group, out, n);
     }
 }
 
@@ -540,8 +522,12 @@ static void panel(const struct linear_job *job, const struct scratch *scratch, c
                   const char *const *blocks)
 {
     bool is_int8 = job->linear->form == WEIGHT_INT8;
-    size_t n_in = job->linear->n_in, group;
+    size_t group;
     _Alignas(64) float values[32 * PANEL];
+    const char *tails[PANEL_BLOCKS];
+    for (size_t b = 0; b < PANEL_BLOCKS; b++)
+        tails[b] = blocks[b] + packed_in(job->linear->n_in) * PACK_OUT;
+    struct finish_whole whole = {tails, NULL, NULL};
     for (size_t r = 0; r < n_rows; r += group) {
         const char *from = x + r * row_bytes;
 #if defined(__AMX_TILE__)
@@ -566,9 +552,12 @@ static void panel(const struct linear_job *job, const struct scratch *scratch, c
             if (is_int8)
                 dots_int8(group, from, row_bytes, blocks, row_bytes / 4, values);
         }
+        whole.row_scale = scratch->row_scale + r;
+        whole.row_zero = scratch->row_zero + r;
         if (is_int8)
-            int8_to_values(scratch, r, group, blocks, n_in, values);
-        finish(job, values, PANEL, row + r, group, out, n);
+            finish(job, &whole, values, PANEL, row + r, group, out, n);
+        else
+            finish(job, NULL, values, PANEL, row + r, group, out, n);
     }
 }
 
@@ -750,7 +739,7 @@ static bool by_widening(const struct linear_job *job, size_t row, size_t n_rows,
                 for (size_t r = 0; r < group; r += WIDE_ROWS)
                     wide_rows(rows + r, k, min_size(STRETCH, n_in - k), wide, sums + r);
             }
-            finish(job, sums[0], PACK_OUT, row, group, o, min_size(PACK_OUT, out + n_out - o));
+            finish(job, NULL, sums[0], PACK_OUT, row, group, o, min_size(PACK_OUT, out + n_out - o));
         }
     }
     return true;

@@ -1,48 +1,24 @@
 /*
  * kernel_rows.c: activations, softmax, norms and dtype conversion over one run of floats.
  */
-#include "core/nn/kernel_isa.h"
-#include "core/nn/vec.h"
+#include "core/nn/kernel_finish.h"
 
 /* ---- activations ----------------------------------------------------------------------------- */
 
-#define OVER(function)                                                                             \
-    do {                                                                                           \
-        size_t i = 0;                                                                              \
-        for (; i + LANES <= n; i += LANES)                                                         \
-            vec_store(x + i, function(vec_load(x + i)));                                           \
-        if (i < n)                                                                                 \
-            vec_store_part(x + i, function(vec_load_part(x + i, n - i)), n - i);                   \
-    } while (0)
+INLINE void activate_all(enum activation activation, float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        vec_store(x + i, activated(activation, vec_load(x + i)));
+    if (i < n)
+        vec_store_part(x + i, activated(activation, vec_load_part(x + i, n - i)), n - i);
+}
 
 void KERNEL(activate)(enum activation activation, float *x, size_t n)
 {
-    switch (activation) {
-    case ACTIVATION_GELU:
-        OVER(vec_gelu);
-        break;
-    case ACTIVATION_GELU_TANH:
-        OVER(vec_gelu_tanh);
-        break;
-    case ACTIVATION_QUICK_GELU:
-        OVER(vec_quick_gelu);
-        break;
-    case ACTIVATION_RELU:
-        OVER(vec_relu);
-        break;
-    case ACTIVATION_SILU:
-        OVER(vec_silu);
-        break;
-    case ACTIVATION_TANH:
-        OVER(vec_tanh);
-        break;
-    case ACTIVATION_SIGMOID:
-        OVER(vec_sigmoid);
-        break;
-    case ACTIVATION_NONE:
-    case N_ACTIVATIONS:
-        break;
-    }
+#define ACTIVATE(constant) activate_all(constant, x, n)
+    WITH_ACTIVATION(activation, ACTIVATE)
+#undef ACTIVATE
 }
 
 /* ---- softmax --------------------------------------------------------------------------------- */
