@@ -120,8 +120,7 @@ INLINE void finish(const struct linear_job *job, const struct finish_whole *whol
                    const float *values, size_t width, size_t row, size_t n_rows, size_t out,
                    size_t n)
 {
-#define FINISH(activation)                                                                         \
-    finish_with(job, activation, whole, values, width, row, n_rows, out, n)
+#define FINISH(activation) finish_with(job, activation, whole, values, width, row, n_rows, out, n)
     WITH_ACTIVATION(job->activation, FINISH)
 #undef FINISH
 }

@@ -739,7 +739,8 @@ static bool by_widening(const struct linear_job *job, size_t row, size_t n_rows,
                 for (size_t r = 0; r < group; r += WIDE_ROWS)
                     wide_rows(rows + r, k, min_size(STRETCH, n_in - k), wide, sums + r);
             }
-            finish(job, NULL, sums[0], PACK_OUT, row, group, o, min_size(PACK_OUT, out + n_out - o));
+            finish(job, NULL, sums[0], PACK_OUT, row, group, o,
+                   min_size(PACK_OUT, out + n_out - o));
         }
     }
     return true;
