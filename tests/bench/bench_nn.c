@@ -2,13 +2,13 @@
  * bench_nn.c: how fast core/nn is: products, attention, row operations, and the layers of a CLIP
  * ViT-B/32 image tower with random weights.
  *
- *     bench_nn [ENGINE] [N_THREADS] [SECTION] [FORM]
+ *     bench_nn [ENGINE] [N_THREADS] [SECTION] [FORM] [BATCH]
  *
  * ENGINE as nn_engine_parse() takes it (default auto), N_THREADS 0 for all, SECTION one of
  * products, few, attention, rows, vit (default, or "all": all), FORM the weights': f32, bf16,
- * int8 or int4. Times are the best of several runs, so that what else the machine does counts
- * little. With BENCH_CLOCK=cpu in the environment they are CPU time divided by the number of
- * threads: for comparing kernels on a busy machine.
+ * int8 or int4, BATCH the one batch (1, 8, 32) that vit takes. Times are the best of several runs,
+ * so that what else the machine does counts little. With BENCH_CLOCK=cpu in the environment they
+ * are CPU time divided by the number of threads: for comparing kernels on a busy machine.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +20,7 @@
 static struct compute compute;
 
 static bool cpu_clock;
+static size_t batch_only; /* 0: all */
 static enum weight_form form;
 
 /* A layer over [n_out, n_in] floats in the form asked for; what is packed stays until the end. */
@@ -337,6 +338,8 @@ static void bench_vit(void)
         vit.pictures[i] = random_floats(3 * 224 * 224);
     printf("ViT-B/32 image tower\n");
     for (vit.batch = 1; vit.batch <= 32; vit.batch = vit.batch == 1 ? 8 : vit.batch * 4) {
+        if (batch_only && vit.batch != batch_only)
+            continue;
         vit.products_s = vit.attention_s = vit.rows_s = 0;
         double time = best_of(vit_pass, &vit, vit.batch > 8 ? 3 : 1);
         double all = vit.products_s + vit.attention_s + vit.rows_s;
@@ -378,6 +381,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "no form '%s': f32, bf16, int8 or int4\n", argv[4]);
         return 2;
     }
+    batch_only = argc > 5 ? (size_t)atoi(argv[5]) : 0;
     printf("engine %s, weights %s, %zu threads\n", nn_engine_name(), weight_form_name(form),
            pool_threads(compute.pool));
     for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++)
