@@ -96,6 +96,46 @@ static void check_texts(struct golden *golden, double least)
     }
 }
 
+/* The scores of each answer's first word, of models that converse. */
+static void check_conversations(struct golden *golden, double least)
+{
+    enum { PICTURES = 4 };
+    const struct model *model = golden->model;
+    size_t vocab = model->traits.vocab_size;
+    float *logits = malloc(vocab * sizeof *logits);
+    for (size_t i = 0, n = golden_count(golden, "chat"); i < n; i++) {
+        const json_t *each = golden_case(golden, "chat", i);
+        if (strcmp(json_string_value(json_object_get(each, "run")), "greedy") != 0)
+            continue;
+        const json_t *pictures = json_object_get(each, "pictures");
+        struct features *features[PICTURES];
+        size_t n_pictures = json_array_size(pictures);
+        ck_assert_uint_le(n_pictures, PICTURES);
+        for (size_t k = 0; k < n_pictures; k++) {
+            json_t *one = json_pack("{s:O}", "picture", json_array_get(pictures, k));
+            features[k] = golden_features(golden, one);
+            json_decref(one);
+        }
+        struct tokens tokens = golden_ids(json_object_get(each, "start_ids"));
+        const struct prompt prompt = {.images = features, .n_images = n_pictures, .text = &tokens};
+        struct sequence sequence;
+        struct error err = {0};
+        ck_assert_msg(!model->architecture->prefill(model, &golden->compute, TASK_CHAT, &prompt,
+                                                    &sequence, 1, logits, &err),
+                      "%s", err.message);
+        arena_reset(&golden->arena);
+        double got = cosine(logits, golden_tensor(golden, each, "logits")->data, vocab);
+        ck_assert_msg(got >= least, "%s, %s, %s: %s: cosine %.6f", nn_engine_name(), golden->name,
+                      weight_form_name(model->dtype),
+                      json_string_value(json_object_get(each, "case")), got);
+        sequence_release(&sequence);
+        tokens_release(&tokens);
+        for (size_t k = 0; k < n_pictures; k++)
+            features_unref(features[k]);
+    }
+    free(logits);
+}
+
 START_TEST(outputs_stay_near_the_reference_s)
 {
     for (size_t r = 0; r < N_FORMS; r++) {
@@ -108,6 +148,8 @@ START_TEST(outputs_stay_near_the_reference_s)
             check_images(&golden, forms[r].cosine);
         if (golden.model->architecture->encode_texts && golden_case(&golden, "text", 0))
             check_texts(&golden, forms[r].cosine);
+        if (golden.model->chat)
+            check_conversations(&golden, forms[r].cosine);
         golden_close(&golden);
     }
 }
