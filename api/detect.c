@@ -23,7 +23,9 @@ static const struct field reply[] = {
      .help =
          "[{label, score, box: {xmin, ymin, xmax, ymax}, mask?}], best first; pixels of the "
          "upright picture; label is null with query_image, scores are then relative to the "
-         "best; mask is {x, y, width, height, mask, area, box} of the box's part of the picture",
+         "best; of models that write their boxes (PaliGemma, Qwen2.5-VL) scores are the geometric "
+         "mean of the probabilities of the tokens that a box's numbers are written with; mask is "
+         "{x, y, width, height, mask, area, box} of the box's part of the picture",
      .schema = "'type': 'array', 'items': {'type': 'object', "
                "'properties': {'label': {'type': ['string', 'null']}, "
                "'score': {'type': 'number'}, 'box': {'$ref': '#/components/schemas/Box'}, "

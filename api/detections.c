@@ -50,6 +50,18 @@ static const struct picture *picture_of(const struct call *call)
     return form_value(&call->form, "image")->pictures;
 }
 
+/* Each query's tokens, to be scored with the picture. */
+static enum status ask_pairs(struct call *call, enum task task, struct work *work,
+                             const char *param, struct error *err)
+{
+    const struct detections *state = state_of(call);
+    work->kind = WORK_PAIR;
+    enum status status = work_set_texts(work, state->n_queries, err);
+    for (size_t i = 0; i < state->n_queries && !status; i++)
+        status = call_tokens(call, task, state->queries[i], param, &work->texts[i], err);
+    return status;
+}
+
 enum status detections_begin(struct call *call, enum task task, const struct span *queries,
                              size_t n_queries, const struct picture *example, const char *param,
                              struct error *err)
@@ -63,12 +75,17 @@ enum status detections_begin(struct call *call, enum task task, const struct spa
     state->queries = queries;
     state->n_queries = n_queries;
     state->example = example;
-    if (!call->model->architecture->boxes)
+    bool writes = call->model->traits.box_writing != BOXES_NOT_WRITTEN;
+    if (!call->model->architecture->boxes && !writes)
         return error_set_param(err, STATUS_UNPROCESSABLE, "model",
                                "model '%.64s' gives no boxes here", call->model->name);
     if (example && !call->model->traits.pairs_by_example)
         return error_set_param(err, STATUS_UNPROCESSABLE, example->param,
                                "model '%.64s' finds things by text only", call->model->name);
+    for (size_t i = 0; i < n_queries; i++)
+        if (!queries[i].size)
+            return error_set_param(err, STATUS_UNPROCESSABLE, param, "entry %zu of '%s' is empty",
+                                   i, param);
     enum status status = find_segmenter(call, state, err);
     if (!status)
         status = call_admit(call, 1, "image", err);
@@ -78,14 +95,8 @@ enum status detections_begin(struct call *call, enum task task, const struct spa
     if (!job)
         return err->status;
     struct work *work = &job->works[0];
-    work->kind = WORK_PAIR;
-    status = work_set_texts(work, n_queries, err);
-    for (size_t i = 0; i < n_queries && !status; i++)
-        if (!queries[i].size)
-            status = error_set_param(err, STATUS_UNPROCESSABLE, param, "entry %zu of '%s' is empty",
-                                     i, param);
-        else
-            status = call_tokens(call, task, queries[i], param, &work->texts[i], err);
+    status = writes ? detections_ask(call, task, work, param, err)
+                    : ask_pairs(call, task, work, param, err);
     if (!status)
         status = work_set_images(work, example ? 2 : 1, err);
     if (!status)
@@ -98,6 +109,8 @@ enum status detections_begin(struct call *call, enum task task, const struct spa
     }
     state->picture_width = work->images[0].picture_width;
     state->picture_height = work->images[0].picture_height;
+    state->seen_width = work->images[0].width;
+    state->seen_height = work->images[0].height;
     call_submit(call, job);
     return STATUS_OK;
 }
@@ -193,7 +206,9 @@ enum status detections_find(struct call *call, const struct detection_options *o
     }
     struct detection *found = NULL;
     size_t n_boxes = 0, n = 0;
-    enum status status = read_boxes(call, &found, &n_boxes, err);
+    enum status status = work->kind == WORK_GENERATE
+                             ? detections_read_written(call, &found, &n_boxes, err)
+                             : read_boxes(call, &found, &n_boxes, err);
     if (status)
         return status;
     for (size_t i = 0; i < n_boxes; i++) {

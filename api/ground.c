@@ -12,9 +12,11 @@ static const struct field fields[] = {
 
 static const struct field reply[] = {
     {"box", FIELD_OBJECT, FIELD_REQUIRED,
-     .help = "{xmin, ymin, xmax, ymax} in pixels of the upright picture",
-     .schema = "'$ref': '#/components/schemas/Box'"},
-    {"score", FIELD_NUMBER, FIELD_REQUIRED, .help = "its probability"},
+     .help = "{xmin, ymin, xmax, ymax} in pixels of the upright picture; null where a model that "
+             "writes its boxes wrote none",
+     .schema = "'anyOf': [{'$ref': '#/components/schemas/Box'}, {'type': 'null'}]"},
+    {"score", FIELD_NUMBER, FIELD_REQUIRED,
+     .help = "its probability (per token of its numbers, of models that write); 0 without a box"},
     {"mask", FIELD_OBJECT, .help = "{x, y, width, height, mask, area, box}, with segment_model",
      .schema = "'$ref': '#/components/schemas/Mask'"},
     {"segment_model", FIELD_STRING, .help = "the model that made the mask"},
@@ -49,7 +51,12 @@ static enum status finish(struct call *call, struct error *err)
         *err = call->job->works[0].error;
         return err->status;
     }
-    status = detection_put(call, &state->found[0], err);
+    if (state->n_found) {
+        status = detection_put(call, &state->found[0], err);
+    } else {
+        json_put_float(&call->out, "score", 0);
+        json_put_null(&call->out, "box");
+    }
     detections_end(call);
     return status;
 }

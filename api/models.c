@@ -95,7 +95,7 @@ static void put_model_members(struct json_writer *out, const struct model *model
     json_put_string(out, "owned_by", "vlmd");
     json_begin_list(out, "tasks");
     for (int task = 0; task < N_TASKS; task++)
-        if (model->architecture->tasks & 1u << task)
+        if (model_tasks(model) & 1u << task)
             json_put_string(out, NULL, task_name(task));
     json_end_list(out);
     json_put_string(out, "architecture", model->architecture->name);

@@ -45,7 +45,7 @@ int command_models(struct arguments *arguments)
             const struct model *model = lane_model(runtime_at(process.runtime, i));
             printf("%-20s %-32s %9.1fM  ", model->name, model->architecture->name,
                    (double)model->n_parameters / 1e6);
-            print_tasks(model->architecture->tasks);
+            print_tasks(model_tasks(model));
             putchar('\n');
         }
         const struct expected_model *expected;
@@ -91,7 +91,7 @@ int command_inspect(struct arguments *arguments)
         return EXIT_FAULT;
     }
     printf("servable      yes\ntasks         ");
-    print_tasks(model->architecture->tasks);
+    print_tasks(model_tasks(model));
     printf("\nparameters    %.1fM\n", (double)model->n_parameters / 1e6);
     if (model->traits.image_height)
         printf("pictures      %zu × %zu\n", model->traits.image_width, model->traits.image_height);

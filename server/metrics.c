@@ -137,7 +137,7 @@ static void put_task_histogram(struct buffer *out, const struct runtime *runtime
         model_label(label, sizeof label, lane_model(lane)->name);
         for (enum task task = 0; task < N_TASKS; task++) {
             const void *stats = (const char *)&lane_stats(lane)->by_task[task] + offset;
-            if (!(lane_model(lane)->architecture->tasks >> task & 1))
+            if (!(model_tasks(lane_model(lane)) >> task & 1))
                 continue;
             snprintf(labels, sizeof labels, "%s,task=\"%s\"", label, task_name(task));
             put_histogram(out, name, labels, stats);

@@ -23,6 +23,7 @@
 #include <stdatomic.h>
 
 #include "core/image/processor.h"
+#include "core/models/written_boxes.h"
 #include "core/text/chat_template.h"
 #include "core/text/tokenizer.h"
 #include "core/weights/checkpoint.h"
@@ -172,6 +173,7 @@ struct model_traits {
     const char *const *labels;        /* names of class scores [n_outputs], or NULL */
     size_t vocab_size; /* token ids are below this; what prefill/decode give logits for */
     bool is_guided;    /* generation chooses among top_k candidates by alpha and beta: no beams */
+    enum box_writing box_writing;   /* detection by generation: the form of the boxes written */
     size_t mask_height, mask_width; /* segmentation: n_outputs = mask_height · mask_width */
 };
 
@@ -258,12 +260,19 @@ struct model {
     struct image_processor processor;
     struct generation_params generation;
     struct model_traits traits;
+    uint32_t missing_tasks; /* of the architecture's, those that this checkpoint cannot do */
     size_t n_parameters;
     enum weight_form dtype; /* that its layers compute in, but for those that gain nothing by it */
     struct bound *bound;
     struct weight_cache *cache; /* what `bound` points into; or NULL */
     void *state;                /* the architecture's own */
 };
+
+/* TASK_BIT(…) | …: what the model can do. */
+static inline uint32_t model_tasks(const struct model *model)
+{
+    return model->architecture->tasks & ~model->missing_tasks;
+}
 
 /* Opens a checkpoint directory under a name (copied). The architecture is read from config.json; an
  * unknown one is refused with those that are known (STATUS_BAD_CHECKPOINT). Weights stay in the

@@ -13,15 +13,16 @@
  *   Picture   rows → post_layernorm → projector: in the place of words, before all others.
  *   Text      <bos>, the prompt, a line's end; then what is written, until <eos>. Positions count
  *             from 1, the picture's rows with them.
- *   Prompts   "caption en" where a caption is asked for without one, "answer en …" for questions;
- *             whatever else the checkpoint was trained with is sent as a caption's prompt ("detect
- *             cat ; dog", "ocr").
+ *   Prompts   "caption en" where a caption is asked for without one, "answer en …" for questions,
+ *             "detect cat ; dog" for boxes (written_boxes.h); whatever else the checkpoint was
+ *             trained with is sent as a caption's prompt ("ocr").
  *   Easy to get wrong
  *     - Norms multiply by 1 + weight; words (not the picture's rows) by √dim.
  *     - head_dim is 256 where the config has none, whatever dim / n_heads is.
  *     - hidden_act "gelu" of old files means gelu_pytorch_tanh.
- *   Not here  PaliGemma 2 (text_config gemma2): refused. Boxes and masks come as the text's own
- *             <locNNNN> and <segNNN> tokens; the decoder of the latter is in no checkpoint.
+ *   Not here  PaliGemma 2 (text_config gemma2): refused. Masks: they come as <segNNN>
+ *             tokens, whose decoder is in no checkpoint. Boxes where the tokenizer lacks the
+ *             <locNNNN> tokens.
  */
 #include <math.h>
 #include <stdio.h>
@@ -181,6 +182,17 @@ static void paligemma_release(struct paligemma *paligemma)
     free(paligemma);
 }
 
+/* Boxes are words of their own; a checkpoint trained without them writes none. */
+static void find_locations(struct model *model)
+{
+    const struct tokenizer *tokenizer = model->tokenizer;
+    if (tokenizer && tokenizer_id(tokenizer, "<loc0000>") >= 0 &&
+        tokenizer_id(tokenizer, "<loc1023>") >= 0)
+        model->traits.box_writing = BOXES_AS_LOCATIONS;
+    else
+        model->missing_tasks |= TASK_BIT(DETECT) | TASK_BIT(GROUND);
+}
+
 static enum status paligemma_load(struct model *model, struct error *err)
 {
     struct paligemma *paligemma = calloc(1, sizeof *paligemma);
@@ -201,6 +213,7 @@ static enum status paligemma_load(struct model *model, struct error *err)
     model->n_parameters = binder.n_parameters;
     model->traits.context_length = paligemma->config.text.n_positions - paligemma->n_rows;
     model->traits.vocab_size = paligemma->config.text.vocab_size;
+    find_locations(model);
     size_t *max_length = &model->generation.max_length; /* the reference's counts the picture */
     if (*max_length)
         *max_length = *max_length > paligemma->n_rows ? *max_length - paligemma->n_rows : 1;
@@ -363,8 +376,8 @@ static enum status decode(const struct model *model, const struct compute *compu
 
 const struct architecture paligemma_architecture = {
     .name = "PaliGemmaForConditionalGeneration",
-    .summary = "PaliGemma: captions and answers, picture and prompt as one prefix of Gemma",
-    .tasks = TASK_BIT(CAPTION) | TASK_BIT(VQA),
+    .summary = "PaliGemma: captions, answers and boxes, picture and prompt as one prefix of Gemma",
+    .tasks = TASK_BIT(CAPTION) | TASK_BIT(VQA) | TASK_BIT(DETECT) | TASK_BIT(GROUND),
     .load = paligemma_load,
     .free = paligemma_free,
     .tokenize = tokenize,

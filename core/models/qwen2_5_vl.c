@@ -213,6 +213,7 @@ static enum status qwen_load(struct model *model, struct error *err)
     model->traits.context_length = text.n_positions;
     model->traits.vocab_size = text.vocab_size;
     model->traits.max_images = IMAGES_MAX;
+    model->traits.box_writing = BOXES_AS_JSON;
     model->state = qwen;
     qwen = NULL;
 out:
@@ -445,8 +446,9 @@ static const char plain_template[] =
 
 const struct architecture qwen2_5_vl_architecture = {
     .name = "Qwen2_5_VLForConditionalGeneration",
-    .summary = "Qwen2.5-VL: chat about pictures of any size, answers, captions",
-    .tasks = TASK_BIT(CAPTION) | TASK_BIT(VQA) | TASK_BIT(CHAT),
+    .summary = "Qwen2.5-VL: chat about pictures of any size, answers, captions, boxes",
+    .tasks =
+        TASK_BIT(CAPTION) | TASK_BIT(VQA) | TASK_BIT(CHAT) | TASK_BIT(DETECT) | TASK_BIT(GROUND),
     .load = qwen_load,
     .free = qwen_free,
     .preprocess = preprocess,

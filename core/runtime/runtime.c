@@ -96,7 +96,7 @@ struct lane *runtime_at(const struct runtime *runtime, size_t i)
 
 static bool has_task(const struct lane *lane, enum task task)
 {
-    return lane->model->architecture->tasks >> task & 1;
+    return model_tasks(lane->model) >> task & 1;
 }
 
 /* "'a', 'b', 'c'", cut short with "…": the models that have the task (all of them: N_TASKS). */

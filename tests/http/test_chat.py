@@ -136,7 +136,7 @@ class Chat(ServerTest):
 
     def test_the_model_says_what_it_is(self):
         model = self.server.get("/v1/models/qwen").json
-        self.assertEqual(model["tasks"], ["caption", "vqa", "chat"])
+        self.assertEqual(model["tasks"], ["caption", "vqa", "detect", "ground", "chat"])
         self.assertIn("{question}", model["prompt"])
         self.assertTrue(model["prompt"].startswith("<|im_start|>system"))
         self.assertEqual(self.server.get("/v1/models/pages").json["prompt"],

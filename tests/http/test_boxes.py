@@ -1,0 +1,137 @@
+"""test_boxes.py: detection and grounding by models that write their boxes (PaliGemma): the goldens' boxes and scores, the
+endpoints' options, masks, mixed with other work, and checkpoints and requests that it cannot be done with."""
+import json
+import math
+import os
+import shutil
+import struct
+import tempfile
+
+from harness import DATA, ServerTest, image_b64, run, together
+
+MODELS = {"paligemma": "paligemma-tiny", "clipseg": "clipseg-tiny", "owlvit": "owlvit-tiny"}
+TALL = "tall_33x120.png"  # paligemma-tiny writes <loc0000><loc0512><loc1023><loc0512> cat
+
+
+def golden_run(name, case):
+    """A case of a golden, and its logits in rows."""
+    path = os.path.join(DATA, "goldens", name)
+    with open(path + ".json") as file:
+        (found,) = [each for each in json.load(file)["cases"] if each["case"] == case]
+    with open(path + ".safetensors", "rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(size))[case + "/logits"]
+        n, width = entry["shape"]
+        file.seek(8 + size + entry["data_offsets"][0])
+        return found, [struct.unpack(f"<{width}f", file.read(4 * width)) for _ in range(n)]
+
+
+class Boxes(ServerTest):
+    models = MODELS
+
+    def post(self, path, **body):
+        reply = self.server.post(path, body)
+        self.assertEqual(reply.status, 200, reply.body[:500])
+        return reply.json
+
+    def test_locations_are_boxes_of_the_picture(self):
+        found = self.post("/v1/detect", image=image_b64(TALL), queries=["cat"], model="paligemma", threshold=0)
+        self.assertEqual(found["model"], "paligemma")
+        (row,) = found["detections"]
+        self.assertEqual(row["label"], "cat")
+        for key, want in {"xmin": 16.5, "ymin": 0, "xmax": 16.5, "ymax": 120 * 1023 / 1024}.items():
+            self.assertAlmostEqual(row["box"][key], want, places=4)
+        case, logits = golden_run("paligemma-tiny", f"caption:{TALL}:detect cat|greedy")
+        ids = case["sequences"][0][len(case["start_ids"]):]
+        sure = [row[i] - math.log(sum(math.exp(each) for each in row)) for row, i in zip(logits[:4], ids)]
+        self.assertAlmostEqual(row["score"], math.exp(sum(sure) / 4), places=5)
+        ground = self.post("/v1/ground", image=image_b64(TALL), expression="cat", model="paligemma")
+        self.assertEqual((ground["box"], ground["score"]), (row["box"], row["score"]))
+
+    def test_thresholds_and_bounds_hold(self):
+        body = {"image": image_b64(TALL), "queries": ["cat"], "model": "paligemma"}
+        (row,) = self.post("/v1/detect", **body)["detections"]
+        self.assertEqual(self.post("/v1/detect", **body, threshold=row["score"] + 0.001)["detections"], [])
+        self.assertEqual(self.post("/v1/detect", **body, threshold=row["score"] - 0.001)["detections"], [row])
+        self.assertEqual(self.post("/v1/detect", **body, nms_threshold=0, max_detections=1)["detections"], [row])
+
+    def test_masks_follow_written_boxes(self):
+        reply = self.post("/v1/detect", image=image_b64(TALL), queries=["cat"], model="paligemma", segment_model="clipseg")
+        self.assertEqual((reply["model"], reply["segment_model"]), ("paligemma", "clipseg"))
+        mask = reply["detections"][0]["mask"]
+        self.assertEqual([mask[key] for key in ("x", "y", "width", "height")], [16, 0, 1, 120])
+        reply = self.post("/v1/segment", image=image_b64(TALL), prompts=["cat"], model="clipseg", detect_model="paligemma")
+        self.assertEqual(len(reply["masks"][0]["boxes"]), 1)
+
+    def test_a_text_without_boxes_is_no_fault(self):
+        body = {"image": image_b64("photo_97x61.jpg"), "model": "paligemma"}
+        self.assertEqual(self.post("/v1/detect", **body, queries=["x"], threshold=0)["detections"], [])
+        ground = self.post("/v1/ground", **body, expression="x", segment_model="clipseg")
+        self.assertEqual((ground["box"], ground["score"]), (None, 0))
+        self.assertNotIn("mask", ground)
+
+    def test_at_once_with_other_work_it_is_the_same(self):
+        asked = [("/v1/detect", {"image": image_b64(TALL), "queries": ["cat"], "model": "paligemma"}),
+                 ("/v1/ground", {"image": image_b64(TALL), "expression": "cat", "model": "paligemma"}),
+                 ("/v1/caption", {"image": image_b64("photo_97x61.jpg"), "model": "paligemma"}),
+                 ("/v1/detect", {"image": image_b64(TALL), "queries": ["cat"], "model": "owlvit"})] * 6
+        def answer(row):
+            reply = self.post(row[0], **row[1])
+            return {key: reply.get(key) for key in ("detections", "box", "caption")}
+        want = [answer(row) for row in asked[:4]]
+        for i, got in enumerate(together(len(asked), lambda i: answer(asked[i]))):
+            for key, value in want[i % 4].items():
+                if key == "detections" and value:
+                    self.assertEqual([row["label"] for row in got[key]], [row["label"] for row in value])
+                    for a, b in zip(got[key], value):
+                        self.assertAlmostEqual(a["score"], b["score"], places=5)
+                elif key != "box":
+                    self.assertEqual(got[key], value)
+
+    def test_what_it_cannot_do_is_refused(self):
+        picture = image_b64(TALL)
+        self.fails(self.server.post("/v1/detect", {"image": picture, "query_image": picture, "model": "paligemma"}), 422,
+                   None, "query_image", "finds things by text only")
+        self.fails(self.server.post("/v1/detect", {"image": picture, "queries": ["cat", ""], "model": "paligemma"}), 422,
+                   None, "queries", "entry 1")
+        self.fails(self.server.post("/v1/detect", {"image": picture, "queries": ["cat " * 100] * 1000, "model": "paligemma"}),
+                   422, None, "queries", "asked for all of it at once")
+        self.fails(self.server.post("/v1/ground", {"image": "AAAA", "expression": "cat", "model": "paligemma"}), 422, None,
+                   "image")
+        long = self.server.post("/v1/detect", {"image": picture, "queries": ["a red cat"] * 100, "model": "paligemma"})
+        self.assertEqual(long.status, 200, long.body)
+        self.assertIn("cut", long.json["warnings"][0])
+
+    def test_the_task_is_listed(self):
+        tasks = {row["id"]: row["tasks"] for row in self.server.get("/v1/models").json["data"]}
+        self.assertEqual({"detect", "ground"} & set(tasks["paligemma"]), {"detect", "ground"})
+
+    def test_a_checkpoint_without_locations_has_no_such_task(self):
+        with tempfile.TemporaryDirectory() as folder:
+            plain = os.path.join(folder, "plain")
+            shutil.copytree(os.path.join(DATA, "checkpoints", "paligemma-tiny"), plain)
+            path = os.path.join(plain, "tokenizer.json")
+            with open(path) as file:
+                tokenizer = json.load(file)
+            tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if not t["content"].startswith("<loc")]
+            with open(path, "w") as file:
+                json.dump(tokenizer, file)
+            tasks = [line.split() for line in run("inspect", plain)[1].splitlines() if line.startswith("tasks")]
+            self.assertEqual(tasks, [["tasks", "caption,vqa"]])
+            status, _, err = run("detect", os.path.join(DATA, "images", TALL), "cat", "--model", plain, check=False)
+            self.assertEqual(status, 1)
+            self.assertIn("detect", err)
+
+    def test_the_command_draws_them(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = os.path.join(folder, "found.png")
+            lines = run("detect", os.path.join(DATA, "images", TALL), "cat", "--draw", out, "--model",
+                        os.path.join(DATA, "checkpoints", "paligemma-tiny"))[1].splitlines()
+            self.assertEqual(lines[0].split()[-1], "cat")
+            self.assertGreater(os.path.getsize(out), 100)
+
+
+if __name__ == "__main__":
+    import unittest
+
+    unittest.main()
