@@ -1,4 +1,4 @@
-"""test_boxes.py: detection and grounding by models that write their boxes (PaliGemma): the goldens' boxes and scores, the
+"""test_boxes.py: detection and grounding by models that write their boxes (PaliGemma, Qwen2.5-VL): the goldens' boxes and scores, the
 endpoints' options, masks, mixed with other work, and checkpoints and requests that it cannot be done with."""
 import json
 import math
@@ -7,9 +7,9 @@ import shutil
 import struct
 import tempfile
 
-from harness import DATA, ServerTest, image_b64, run, together
+from harness import DATA, Server, ServerTest, image_b64, run, together
 
-MODELS = {"paligemma": "paligemma-tiny", "clipseg": "clipseg-tiny", "owlvit": "owlvit-tiny"}
+MODELS = {"paligemma": "paligemma-tiny", "qwen": "qwen2.5-vl-boxes-tiny", "clipseg": "clipseg-tiny", "owlvit": "owlvit-tiny"}
 TALL = "tall_33x120.png"  # paligemma-tiny writes <loc0000><loc0512><loc1023><loc0512> cat
 
 
@@ -47,6 +47,41 @@ class Boxes(ServerTest):
         self.assertAlmostEqual(row["score"], math.exp(sum(sure) / 4), places=5)
         ground = self.post("/v1/ground", image=image_b64(TALL), expression="cat", model="paligemma")
         self.assertEqual((ground["box"], ground["score"]), (row["box"], row["score"]))
+
+    def test_json_is_read_as_the_reference_reads_it(self):
+        """A list in a code fence; one with damaged, unasked and cut off objects; none; one thing: text, boxes, scores."""
+        with open(os.path.join(DATA, "goldens", "qwen2.5-vl-boxes-tiny.json")) as file:
+            cases = json.load(file)["cases"]
+        self.assertEqual([len(case["detections"]) for case in cases], [2, 1, 0, 1, 0])
+        def ask(case):
+            body = {"image": image_b64(case["picture"]), "model": "qwen"}
+            if case["kind"] == "ground":
+                return self.post("/v1/ground", **body, expression=case["queries"][0])
+            return self.post("/v1/detect", **body, queries=case["queries"], threshold=0)
+        for i, reply in enumerate(together(len(cases) * 3, lambda i: ask(cases[i % len(cases)]))):
+            case = cases[i % len(cases)]
+            want = sorted(case["detections"], key=lambda row: -row["score"])
+            if case["kind"] == "ground":
+                found = [{**reply, "label": case["queries"][0]}] if reply["box"] else []
+            else:
+                found = reply["detections"]
+            self.assertEqual([row["label"] for row in found], [row["label"] for row in want])
+            for got, row in zip(found, want):
+                self.assertAlmostEqual(got["score"], row["score"], places=4)
+                for key, value in row["box"].items():
+                    self.assertAlmostEqual(got["box"][key], value, delta=1e-3, msg=case["case"])
+        unasked = ask(cases[1])
+        self.assertIn("not asked for", unasked["warnings"][0])
+
+    def test_texts_are_bounded_and_say_so(self):
+        server = Server({"qwen": "qwen2.5-vl-boxes-tiny"}, max_tokens=30)
+        try:
+            reply = server.post("/v1/detect", {"image": image_b64("wide_200x150.jpg"), "queries": ["cat", "red dog"]})
+        finally:
+            self.assertEqual(server.stop(), 0)
+        self.assertEqual(reply.status, 200, reply.body)
+        self.assertEqual(reply.json["detections"], [])
+        self.assertIn("cut after 30 tokens", reply.json["warnings"][0])
 
     def test_thresholds_and_bounds_hold(self):
         body = {"image": image_b64(TALL), "queries": ["cat"], "model": "paligemma"}
