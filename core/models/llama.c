@@ -80,6 +80,56 @@ static enum status refuse_windows(const json_t *json, size_t n_layers, struct er
                   : STATUS_OK;
 }
 
+/* What Gemma 2 has beside Gemma. */
+static enum status gemma2_load(const json_t *json, struct llama_config *config, struct error *err)
+{
+    const struct {
+        const char *key;
+        float *out;
+    } caps[] = {{"attn_logit_softcapping", &config->score_cap},
+                {"final_logit_softcapping", &config->logit_cap}};
+    enum status status = config_activation(json, "hidden_activation", &config->activation, err);
+    if (!status)
+        status = config_float(json, "query_pre_attn_scalar", &config->query_scalar, err);
+    if (!status && !(config->query_scalar > 0))
+        status = error_set(err, STATUS_BAD_CHECKPOINT,
+                           "'query_pre_attn_scalar' must be a positive number");
+    for (size_t i = 0; i < ARRAY_LENGTH(caps) && !status; i++) {
+        if (json_is_null(json_object_get(json, caps[i].key)))
+            *caps[i].out = 0; /* null: none, where a key that is absent means the default */
+        status = config_float(json, caps[i].key, caps[i].out, err);
+        if (!status && *caps[i].out < 0)
+            status = error_set(err, STATUS_BAD_CHECKPOINT, "'%s' must be a positive number or null",
+                               caps[i].key);
+    }
+    if (json_is_null(json_object_get(json, "sliding_window")))
+        config->window = 0;
+    if (!status)
+        status = config_size(json, "sliding_window", &config->window, err);
+    if (status)
+        return status;
+    const json_t *types = json_object_get(json, "layer_types");
+    bool has_types = types && !json_is_null(types);
+    if (config->n_layers > LLAMA_LAYERS_MAX ||
+        (has_types && json_array_size(types) != config->n_layers))
+        return error_set(err, STATUS_BAD_CHECKPOINT,
+                         "'layer_types' must be a list of %zu names, one a layer (at most %d)",
+                         config->n_layers, LLAMA_LAYERS_MAX);
+    for (size_t i = 0; i < config->n_layers; i++) {
+        const char *type = i % 2 ? "full_attention" : "sliding_attention";
+        if (has_types && !(type = json_string_value(json_array_get(types, i))))
+            type = "";
+        if (strcmp(type, "sliding_attention") == 0)
+            config->slides[i / 64] |= (uint64_t)1 << i % 64;
+        else if (strcmp(type, "full_attention") != 0)
+            return error_set(err, STATUS_BAD_CHECKPOINT,
+                             "'layer_types' has '%.32s', but only 'sliding_attention' and "
+                             "'full_attention' are supported",
+                             type);
+    }
+    return STATUS_OK;
+}
+
 static enum status check_heads(struct llama_config *config, struct error *err)
 {
     enum status status = STATUS_OK;
@@ -144,7 +194,8 @@ enum status llama_config_load(const json_t *json, struct llama_config *config, s
     if (!status)
         status = rope_load(json, &loaded, err);
     if (!status)
-        status = refuse_windows(json, loaded.n_layers, err);
+        status = loaded.is_gemma2 ? gemma2_load(json, &loaded, err)
+                                  : refuse_windows(json, loaded.n_layers, err);
     if (!status)
         status = check_heads(&loaded, err);
     if (!status)
@@ -166,11 +217,20 @@ static void bind_layer(struct binder *binder, struct llama_layer *layer,
     bind_linear(binder, &layer->k, kv_dim, dim, bias, "%s.self_attn.k_proj", name);
     bind_linear(binder, &layer->v, kv_dim, dim, bias, "%s.self_attn.v_proj", name);
     bind_linear(binder, &layer->out, dim, q_dim, config->out_bias, "%s.self_attn.o_proj", name);
-    bind_rms_norm(binder, &layer->norm2, dim, config->norm_eps, "%s.post_attention_layernorm",
-                  name);
+    bind_rms_norm(
+        binder, &layer->norm2, dim, config->norm_eps,
+        config->is_gemma2 ? "%s.pre_feedforward_layernorm" : "%s.post_attention_layernorm", name);
     if (config->norms_add_one) {
         bind_norm_plus_one(binder, &layer->norm1);
         bind_norm_plus_one(binder, &layer->norm2);
+    }
+    if (config->is_gemma2) {
+        bind_rms_norm(binder, &layer->after1, dim, config->norm_eps, "%s.post_attention_layernorm",
+                      name);
+        bind_rms_norm(binder, &layer->after2, dim, config->norm_eps,
+                      "%s.post_feedforward_layernorm", name);
+        bind_norm_plus_one(binder, &layer->after1);
+        bind_norm_plus_one(binder, &layer->after2);
     }
     bind_linear(binder, &layer->gate, mlp_dim, dim, false, "%s.mlp.gate_proj", name);
     bind_linear(binder, &layer->up, mlp_dim, dim, false, "%s.mlp.up_proj", name);
@@ -274,6 +334,7 @@ struct pass {
     size_t n_items, n_total;
     enum llama_mask mask;
     float *normed;          /* [n_total, dim] */
+    float *after;           /* the same: of Gemma 2, what is to be normed before it is added */
     float *q;               /* [n_total, n_heads head_dim] */
     float *k, *v;           /* [n_total, n_kv_heads head_dim] */
     float *attended;        /* as q */
@@ -306,13 +367,24 @@ static enum status pass_init(struct pass *pass, const float *positions, struct e
     pass->cosines = arena_array(scratch, n * half, sizeof(float));
     pass->sines = arena_array(scratch, n * half, sizeof(float));
     pass->wide = gated_mlp_scratch(pass->compute, n, config->mlp_dim);
-    pass->attention = arena_array(scratch, pass->n_items, sizeof *pass->attention);
-    if (!pass->wide || !pass->normed || !pass->q || !pass->k || !pass->v || !pass->attended ||
-        !pass->cosines || !pass->sines || !pass->attention)
+    /* Where a window slides over an item's rows, each of them is an item of its own. */
+    pass->attention =
+        arena_array(scratch, config->window ? n : pass->n_items, sizeof *pass->attention);
+    pass->after =
+        config->is_gemma2 ? arena_array(scratch, n * config->dim, sizeof(float)) : pass->normed;
+    if (!pass->wide || !pass->after || !pass->normed || !pass->q || !pass->k || !pass->v ||
+        !pass->attended || !pass->cosines || !pass->sines || !pass->attention)
         return error_no_memory(err, "a forward pass's activations");
     nn_rotary_table_sections(positions, n, config->rope_sections, config->n_rope_kinds,
                              config->head_dim, config->rope_theta, pass->cosines, pass->sines);
     return STATUS_OK;
+}
+
+/* x += norm(pass->after) */
+static void add_normed(const struct pass *pass, const struct norm *norm, float *x)
+{
+    nn_rms_norm(pass->compute, norm, pass->after, pass->n_total, pass->after);
+    nn_add(pass->compute, x, pass->after, pass->n_total * pass->llama->config.dim);
 }
 
 static enum status self_attention(const struct pass *pass, size_t i_layer, float *x,
@@ -331,6 +403,8 @@ static enum status self_attention(const struct pass *pass, size_t i_layer, float
               pass->cosines, pass->sines);
     nn_rotary(compute, ROTARY_HALVES, pass->k, n, kv_dim, config->n_kv_heads, head_dim, head_dim,
               pass->cosines, pass->sines);
+    bool slides = config->slides[i_layer / 64] >> i_layer % 64 & 1;
+    size_t window = slides && pass->mask == LLAMA_CAUSAL ? config->window : 0, n_attend = 0;
     for (size_t i = 0, row = 0; i < pass->n_items; row += pass->items[i++].n) {
         const struct llama_item *item = &pass->items[i];
         size_t n_before = item->sequence->n_tokens;
@@ -339,26 +413,74 @@ static enum status self_attention(const struct pass *pass, size_t i_layer, float
         memcpy(keys + n_before * kv_dim, pass->k + row * kv_dim, item->n * kv_dim * sizeof *keys);
         memcpy(values + n_before * kv_dim, pass->v + row * kv_dim,
                item->n * kv_dim * sizeof *values);
-        pass->attention[i] = (struct attention_item){.q = pass->q + row * q_dim,
-                                                     .n_q = item->n,
-                                                     .q_stride = q_dim,
-                                                     .k = keys,
-                                                     .v = values,
-                                                     .n_kv = n_before + item->n,
-                                                     .kv_stride = kv_dim,
-                                                     .out = pass->attended + row * q_dim,
-                                                     .out_stride = q_dim};
+        size_t n_each = window && n_before + item->n > window ? 1 : item->n;
+        for (size_t j = 0; j < item->n; j += n_each) {
+            size_t n_seen = n_before + j + n_each;
+            size_t gone = window && n_seen > window ? n_seen - window : 0;
+            pass->attention[n_attend++] =
+                (struct attention_item){.q = pass->q + (row + j) * q_dim,
+                                        .n_q = n_each,
+                                        .q_stride = q_dim,
+                                        .k = keys + gone * kv_dim,
+                                        .v = values + gone * kv_dim,
+                                        .n_kv = n_seen - gone,
+                                        .kv_stride = kv_dim,
+                                        .out = pass->attended + (row + j) * q_dim,
+                                        .out_stride = q_dim};
+        }
     }
-    struct attention_shape shape = {config->n_heads,
-                                    config->n_kv_heads,
-                                    head_dim,
-                                    1 / sqrtf((float)head_dim),
-                                    pass->mask == LLAMA_CAUSAL,
-                                    layer->out.form};
-    enum status status = nn_attention(compute, &shape, pass->attention, pass->n_items, err);
-    if (!status)
+    struct attention_shape shape = {
+        config->n_heads,
+        config->n_kv_heads,
+        head_dim,
+        1 / sqrtf(config->is_gemma2 ? config->query_scalar : (float)head_dim),
+        pass->mask == LLAMA_CAUSAL,
+        layer->out.form,
+        config->score_cap};
+    enum status status = nn_attention(compute, &shape, pass->attention, n_attend, err);
+    if (status)
+        return status;
+    if (config->is_gemma2) {
+        nn_linear(compute, &layer->out, pass->attended, n, ACTIVATION_NONE, NULL, pass->after);
+        add_normed(pass, &layer->after1, x);
+    } else {
         nn_linear(compute, &layer->out, pass->attended, n, ACTIVATION_NONE, x, x);
-    return status;
+    }
+    return STATUS_OK;
+}
+
+static void mlp(const struct pass *pass, size_t i_layer, float *x)
+{
+    const struct llama_config *config = &pass->llama->config;
+    const struct llama_layer *layer = &pass->llama->layers[i_layer];
+    struct gated_mlp gated = {&layer->gate, &layer->up, &layer->down, config->activation};
+    nn_rms_norm(pass->compute, &layer->norm2, x, pass->n_total, pass->normed);
+    if (config->is_gemma2) {
+        memset(pass->after, 0, pass->n_total * config->dim * sizeof *pass->after);
+        gated_mlp_forward(&gated, pass->compute, pass->normed, pass->n_total, pass->wide,
+                          pass->after);
+        add_normed(pass, &layer->after2, x);
+    } else {
+        gated_mlp_forward(&gated, pass->compute, pass->normed, pass->n_total, pass->wide, x);
+    }
+}
+
+/* x [n, dim] → logits [n, llama_n_words], bent to within their cap: the tanh is the product's
+ * own. */
+static void read_head(const struct llama *llama, const struct compute *compute, float *x, size_t n,
+                      float *logits)
+{
+    float cap = llama->config.logit_cap;
+    nn_rms_norm(compute, &llama->final_norm, x, n, x);
+    if (!(cap > 0)) {
+        nn_linear(compute, &llama->head, x, n, ACTIVATION_NONE, NULL, logits);
+        return;
+    }
+    for (size_t i = 0; i < n * llama->config.dim; i++)
+        x[i] /= cap;
+    nn_linear(compute, &llama->head, x, n, ACTIVATION_TANH, NULL, logits);
+    for (size_t i = 0; i < n * llama_n_words(&llama->config); i++)
+        logits[i] *= cap;
 }
 
 enum status llama_forward(const struct llama *llama, const struct compute *compute, float *x,
@@ -379,16 +501,12 @@ enum status llama_forward_tapped(const struct llama *llama, const struct compute
     size_t dim = llama->config.dim;
     enum status status = pass_init(&pass, positions, err);
     for (size_t i = 0; i < llama->config.n_layers && !status; i++) {
-        const struct llama_layer *layer = &llama->layers[i];
-        struct gated_mlp mlp = {&layer->gate, &layer->up, &layer->down, llama->config.activation};
         if (tap)
             status = tap->before(tap->context, i, x, err);
         if (!status)
             status = self_attention(&pass, i, x, err);
-        if (status)
-            break;
-        nn_rms_norm(compute, &layer->norm2, x, pass.n_total, pass.normed);
-        gated_mlp_forward(&mlp, compute, pass.normed, pass.n_total, pass.wide, x);
+        if (!status)
+            mlp(&pass, i, x);
     }
     if (status)
         return status;
@@ -396,7 +514,6 @@ enum status llama_forward_tapped(const struct llama *llama, const struct compute
         memmove(x + i * dim, x + (row + items[i].n - 1) * dim, dim * sizeof *x);
         items[i].sequence->n_tokens += items[i].n;
     }
-    nn_rms_norm(compute, &llama->final_norm, x, n_items, x);
-    nn_linear(compute, &llama->head, x, n_items, ACTIVATION_NONE, NULL, logits);
+    read_head(llama, compute, x, n_items, logits);
     return STATUS_OK;
 }

@@ -1,7 +1,7 @@
 /*
  * llama.h: the pre-norm decoder of Llama's family (Touvron et al. 2023; transformers' LlamaModel,
- * Qwen2Model, MistralModel, GemmaModel): RMS norms, rotary positions, grouped-query attention, a
- * gated MLP:
+ * Qwen2Model, MistralModel, GemmaModel, Gemma2Model): RMS norms, rotary positions, grouped-query
+ * attention, a gated MLP:
  *
  *   x = x + out(attention(rotary(q, k), v of norm1(x)))
  *   x = x + down(activation(gate(norm2(x))) · up(norm2(x)))
@@ -17,7 +17,7 @@
 #include "core/models/model.h"
 #include "core/weights/binder.h"
 
-enum { ROPE_KINDS_MAX = 3 };
+enum { ROPE_KINDS_MAX = 3, LLAMA_LAYERS_MAX = 512 };
 
 struct llama_config {
     size_t n_layers, dim, mlp_dim;
@@ -31,15 +31,24 @@ struct llama_config {
      * head_dim / 2. One kind otherwise, rope_sections unused. */
     size_t n_rope_kinds, rope_sections[ROPE_KINDS_MAX];
     bool qkv_bias, out_bias;
-    bool norms_add_one;  /* Gemma: norms' weights are stored less 1 */
+    bool norms_add_one; /* Gemma: norms' weights are stored less 1 */
+    /* Gemma 2: what attention and MLP give is normed again before it is added; scores of attention
+     * and logits are bent to within ± a cap (0: not); and every other layer (or layer_types) sees
+     * only the last `window` tokens (0: all), but for those of its own pass under LLAMA_PREFIX. */
+    bool is_gemma2;
+    float query_scalar; /* scores are divided by its root; 0: by that of head_dim */
+    float score_cap, logit_cap;
+    size_t window;
+    uint64_t slides[LLAMA_LAYERS_MAX / 64]; /* a bit for each layer */
     size_t n_more_words; /* rows of words and head that stand in tensors of their own, with the ids
                             from vocab_size on (Idefics); 0: none */
 };
 
 struct llama_layer {
     struct norm norm1, norm2;
-    struct linear q, k, v; /* [n_heads head_dim, dim], [n_kv_heads head_dim, dim] twice */
-    struct linear out;     /* [dim, n_heads head_dim] */
+    struct norm after1, after2; /* Gemma 2 */
+    struct linear q, k, v;      /* [n_heads head_dim, dim], [n_kv_heads head_dim, dim] twice */
+    struct linear out;          /* [dim, n_heads head_dim] */
     struct linear gate, up, down;
 };
 
@@ -55,8 +64,10 @@ struct llama {
 /* hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads,
  * head_dim, hidden_act, rms_norm_eps, vocab_size, max_position_embeddings, and the rotary settings
  * (rope_theta, rope_parameters or the older rope_scaling, with mrope_section where n_rope_kinds is
- * above 1) over the defaults in *config. Scaled rotary positions (yarn, linear, llama3 …) and
- * sliding windows are refused by name. */
+ * above 1) over the defaults in *config; with is_gemma2 also hidden_activation,
+ * query_pre_attn_scalar, attn_logit_softcapping, final_logit_softcapping, sliding_window and
+ * layer_types. Scaled rotary positions (yarn, linear, llama3 …) and, but for Gemma 2, sliding
+ * windows are refused by name. */
 enum status llama_config_load(const json_t *json, struct llama_config *config, struct error *err);
 
 /* Binds "<prefix>embed_tokens", "<prefix>layers.N.…", "<prefix>norm", and for the head the tensor

@@ -3,7 +3,8 @@
  * rows and a prompt, which all see each other, begin Gemma's text (a PrefixLM): captions, answers.
  *
  * Reference page
- *   Config    vision_config (siglip_vision_model), text_config (gemma), projection_dim.
+ *   Config    vision_config (siglip_vision_model), text_config (gemma; gemma2: PaliGemma 2,
+ *             Steiner et al. 2024, arXiv:2412.03555), projection_dim.
  *   Tensors   vision_tower.vision_model.{embeddings.{patch_embedding.{weight, bias},
  *             position_embedding.weight}, encoder.layers.N.… (CLIP's names), post_layernorm},
  *             multi_modal_projector.linear, language_model.model.{embed_tokens, layers.N, norm}
@@ -19,8 +20,11 @@
  *   Easy to get wrong
  *     - Norms multiply by 1 + weight; words (not the picture's rows) by √dim.
  *     - head_dim is 256 where the config has none, whatever dim / n_heads is.
- *     - hidden_act "gelu" of old files means gelu_pytorch_tanh.
- *   Not here  PaliGemma 2 (text_config gemma2): refused. Masks: they come as <segNNN>
+ *     - hidden_act "gelu" of old files means gelu_pytorch_tanh; Gemma 2 goes by
+ *       hidden_activation.
+ *     - Gemma 2's windows bound what is written; picture and prompt see each other whole, however
+ *       long they are.
+ *   Not here  Masks: they come as <segNNN>
  *             tokens, whose decoder is in no checkpoint. Boxes where the tokenizer lacks the
  *             <locNNNN> tokens.
  */
@@ -67,6 +71,25 @@ static const struct paligemma_config paligemma_defaults = {
              .norms_add_one = true},
 };
 
+/* transformers' Gemma2Config */
+static const struct llama_config gemma2_defaults = {.n_layers = 26,
+                                                    .dim = 2304,
+                                                    .mlp_dim = 9216,
+                                                    .n_heads = 8,
+                                                    .n_kv_heads = 4,
+                                                    .head_dim = 256,
+                                                    .activation = ACTIVATION_GELU_TANH,
+                                                    .norm_eps = 1e-6f,
+                                                    .vocab_size = 256000,
+                                                    .n_positions = 8192,
+                                                    .rope_theta = 10000,
+                                                    .norms_add_one = true,
+                                                    .is_gemma2 = true,
+                                                    .query_scalar = 256,
+                                                    .score_cap = 50,
+                                                    .logit_cap = 30,
+                                                    .window = 4096};
+
 struct paligemma {
     struct paligemma_config config;
     size_t n_rows; /* of a picture */
@@ -83,9 +106,12 @@ static enum status read_text(const json_t *text, struct paligemma_config *config
     const char *type = "gemma";
     bool bidirectional = true;
     enum status status = config_string(text, "model_type", &type, err);
-    if (!status && strcmp(type, "gemma") != 0)
+    if (!status && strcmp(type, "gemma2") == 0)
+        config->text = gemma2_defaults;
+    else if (!status && strcmp(type, "gemma") != 0)
         status = error_set(err, STATUS_BAD_CHECKPOINT,
-                           "the model_type '%.64s' is not supported, only 'gemma' is (PaliGemma 1)",
+                           "the model_type '%.64s' is not supported, only 'gemma' (PaliGemma 1) "
+                           "and 'gemma2' (PaliGemma 2) are",
                            type);
     if (!status)
         status = config_bool(text, "use_bidirectional_attention", &bidirectional, err);
@@ -376,7 +402,8 @@ static enum status decode(const struct model *model, const struct compute *compu
 
 const struct architecture paligemma_architecture = {
     .name = "PaliGemmaForConditionalGeneration",
-    .summary = "PaliGemma: captions, answers and boxes, picture and prompt as one prefix of Gemma",
+    .summary =
+        "PaliGemma 1, 2: captions, answers and boxes, picture and prompt as one prefix of Gemma",
     .tasks = TASK_BIT(CAPTION) | TASK_BIT(VQA) | TASK_BIT(DETECT) | TASK_BIT(GROUND),
     .load = paligemma_load,
     .free = paligemma_free,

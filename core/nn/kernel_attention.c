@@ -68,6 +68,8 @@ void KERNEL(attention_block)(const struct attention_shape *shape, const struct a
         size_t n_k = min_size(KEYS_STEP, n_kv - k0), stride;
         const float *k = kv_rows(shape, item, item->k, kv_head, k0, n_k, wide, &stride);
         lanes_product(vecs, k, stride, 1, n_k, packed, dim, scores, false);
+        if (shape->cap > 0)
+            cap_scores(scores, n_k * width, shape->cap);
         for (size_t j = 0; item->key_bias && j < n_k; j++)
             for (size_t i = 0; i < width; i += LANES)
                 vec_store(scores + j * width + i,
@@ -192,6 +194,18 @@ static float softmax_few(float *scores, size_t n, float scale, const float *bias
     return keep;
 }
 
+/* Scales scores[n] and bends them to (-cap, cap). */
+static void cap_few(float *scores, size_t n, float scale, float cap)
+{
+    size_t whole = n / LANES * LANES;
+    for (size_t j = 0; j < whole; j += LANES)
+        vec_store(scores + j, vec_tanh(vec_load(scores + j) * (scale / cap)) * cap);
+    if (whole < n) {
+        vec rest = vec_load_part(scores + whole, n - whole);
+        vec_store_part(scores + whole, vec_tanh(rest * (scale / cap)) * cap, n - whole);
+    }
+}
+
 /* Keys or values widened at a time, as floats. */
 enum { WIDE_STEP = 8192 };
 
@@ -222,7 +236,10 @@ static void attend_rows(const struct attention_shape *shape, const struct attent
             float *row = scores + r * KEYS_STEP;
             size_t seen = keys[r] > k0 ? min_size(n_k, keys[r] - k0) : 0;
             const float *bias = item->key_bias ? item->key_bias + k0 : NULL;
-            float keep = softmax_few(row, seen, shape->scale, bias, &max[r], &sum[r]);
+            if (shape->cap > 0)
+                cap_few(row, seen, shape->scale, shape->cap);
+            float keep =
+                softmax_few(row, seen, shape->cap > 0 ? 1 : shape->scale, bias, &max[r], &sum[r]);
             add_weighted(row, v, stride, seen, keep, out[r], dim);
         }
     }

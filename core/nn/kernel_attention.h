@@ -71,6 +71,13 @@ static inline void mask_causal(const struct attention_item *item, size_t q0, siz
     }
 }
 
+/* scores[n], a multiple of LANES, bent to (-cap, cap). */
+static inline void cap_scores(float *scores, size_t n, float cap)
+{
+    for (size_t i = 0; i < n; i += LANES)
+        vec_store(scores + i, vec_tanh(vec_load(scores + i) * (1 / cap)) * cap);
+}
+
 /* Divides out[dim][width] by the lanes' sums and stores it as the rows of queries [q0, q0 + n_q).
  */
 static inline void store_queries(const struct attention_shape *shape,

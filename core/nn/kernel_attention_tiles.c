@@ -275,6 +275,8 @@ void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct a
             float *out = parts.out + i * parts.padded;
             tiles_see_memory();
             score_step(&parts, n_k, parts.queries + i * parts.padded * 2);
+            if (shape->cap > 0)
+                cap_scores(parts.scores, n_k * PAIR, shape->cap * log2_e);
             for (size_t j = 0; item->key_bias && j < n_k; j++)
                 for (size_t l = 0; l < PAIR; l += LANES) {
                     float *score = parts.scores + j * PAIR + l;

@@ -173,6 +173,7 @@ struct attention_shape {
     /* The layer's: unless it is f32, queries, keys, values and weights may be rounded to bf16 for
      * the products, on chips that multiply it faster. Softmax is f32 in all. */
     enum weight_form form;
+    float cap; /* Gemma 2: scores s become cap · tanh(s / cap) before the mask; 0 = as they are */
 };
 
 /* softmax(scale · q kᵀ + mask) v for every item and head, spread over items × heads × blocks of

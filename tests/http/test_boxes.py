@@ -9,7 +9,9 @@ import tempfile
 
 from harness import DATA, Server, ServerTest, image_b64, run, together
 
-MODELS = {"paligemma": "paligemma-tiny", "qwen": "qwen2.5-vl-boxes-tiny", "clipseg": "clipseg-tiny", "owlvit": "owlvit-tiny"}
+MODELS = {"paligemma": "paligemma-tiny", "paligemma2": "paligemma2-tiny", "qwen": "qwen2.5-vl-boxes-tiny", "clipseg": "clipseg-tiny", "owlvit": "owlvit-tiny"}
+WIDE = "wide_200x150.jpg"  # for "cat ; dog" paligemma2-tiny writes:
+BOXES = "<loc0256><loc0128><loc0512><loc0896> cat ; <loc0000><loc0100><loc0700><loc1023> dog"
 TALL = "tall_33x120.png"  # paligemma-tiny writes <loc0000><loc0512><loc1023><loc0512> cat
 
 
@@ -82,6 +84,39 @@ class Boxes(ServerTest):
         self.assertEqual(reply.status, 200, reply.body)
         self.assertEqual(reply.json["detections"], [])
         self.assertIn("cut after 30 tokens", reply.json["warnings"][0])
+
+    def test_two_queries_are_asked_and_told_apart(self):
+        body = {"image": image_b64(WIDE), "queries": ["cat", "dog"], "model": "paligemma2", "threshold": 0}
+        rows = {row["label"]: row for row in self.post("/v1/detect", **body)["detections"]}
+        self.assertEqual(set(rows), {"cat", "dog"})
+        case, logits = golden_run("paligemma2-tiny", f"caption:{WIDE}:detect cat ; dog|greedy")
+        self.assertEqual(case["texts_without_prompt"][0], BOXES)
+        ids = case["sequences"][0][len(case["start_ids"]):]
+        sure = [row[i] - math.log(sum(math.exp(each) for each in row)) for row, i in zip(logits, ids)]
+        for label, at, (ymin, xmin, ymax, xmax) in (("cat", 0, (256, 128, 512, 896)), ("dog", 10, (0, 100, 700, 1023))):
+            want = {"xmin": xmin * 200 / 1024, "ymin": ymin * 150 / 1024, "xmax": xmax * 200 / 1024, "ymax": ymax * 150 / 1024}
+            for key, value in want.items():
+                self.assertAlmostEqual(rows[label]["box"][key], value, places=4)
+            self.assertAlmostEqual(rows[label]["score"], math.exp(sum(sure[at:at + 4]) / 4), places=4)
+        ground = self.post("/v1/ground", image=body["image"], expression="cat ; dog", model="paligemma2")
+        self.assertEqual(ground["box"], max(rows.values(), key=lambda row: row["score"])["box"])
+        both = self.post("/v1/detect", **{**body, "nms_threshold": 0.1})["detections"]
+        self.assertEqual(len(both), 2)  # they overlap, but are of two labels
+
+    def test_a_config_as_the_first_published_ones(self):
+        """Without layer_types, which then alternate."""
+        with tempfile.TemporaryDirectory() as folder:
+            plain = os.path.join(folder, "plain")
+            shutil.copytree(os.path.join(DATA, "checkpoints", "paligemma2-tiny"), plain)
+            path = os.path.join(plain, "config.json")
+            with open(path) as file:
+                config = json.load(file)
+            del config["text_config"]["layer_types"]
+            with open(path, "w") as file:
+                json.dump(config, file)
+            found = json.loads(run("detect", os.path.join(DATA, "images", WIDE), "cat", "dog", "--json", "--model", plain)[1])
+        want = self.post("/v1/detect", image=image_b64(WIDE), queries=["cat", "dog"], model="paligemma2")
+        self.assertEqual(found["detections"], want["detections"])
 
     def test_thresholds_and_bounds_hold(self):
         body = {"image": image_b64(TALL), "queries": ["cat"], "model": "paligemma"}

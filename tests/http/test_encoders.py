@@ -33,6 +33,7 @@ MODELS = {
     "vit-gpt2": "vit-gpt2-tiny",
     "magic": "magic-tiny",
     "paligemma": "paligemma-tiny",
+    "paligemma2": "paligemma2-tiny",
     "filler": "vilt-mlm-tiny",
     "reasoner": "vilt-nlvr2-tiny",
 }
@@ -162,7 +163,7 @@ class Encoders(ServerTest):
     def test_captioners_write_what_the_reference_writes(self):
         """Greedy and with beams, with and without a prompt; GIT's answers come without their questions."""
         asked = 0
-        for model in ("git", "vit-gpt2", "paligemma"):
+        for model in ("git", "vit-gpt2", "paligemma", "paligemma2"):
             for case in golden(MODELS[model]):
                 if case.get("run") not in ("greedy", "beam3"):
                     continue

@@ -1,10 +1,13 @@
-"""A tiny PaliGemma and its golden: paligemma-tiny.
+"""Tiny PaliGemmas and their goldens: paligemma-tiny, and paligemma2-tiny (on Gemma 2).
 
-    python tests/reference/make_paligemma.py
+    python tests/reference/make_paligemma.py [NAME…]
+
+The second has caps that bend its scores, a scale of its own, and a window that is shorter than its prompts.
 """
 
 import json
 import os
+import sys
 
 import corpus
 import torch
@@ -16,9 +19,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, tra
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipImageProcessorPil
 
 PIECES = ["<loc0000>", "<loc0512>", "<loc1023>", "<seg000>", "<seg127>"]
+MORE_PIECES = ["<loc0100>", "<loc0128>", "<loc0256>", "<loc0700>", "<loc0896>"]
+BOXES = "<loc0256><loc0128><loc0512><loc0896> cat ; <loc0000><loc0100><loc0700><loc1023> dog"
 
 
-def gemma_tokenizer(size, path):
+def gemma_tokenizer(size, path, pieces):
     """Gemma's layout: BPE over characters with bytes to fall back on, spaces as ▁."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -31,7 +36,7 @@ def gemma_tokenizer(size, path):
     fresh.normalizer = tokenizer.normalizer
     fresh.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     fresh.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")])
-    fresh.add_tokens([AddedToken(t, normalized=False) for t in PIECES])
+    fresh.add_tokens([AddedToken(t, normalized=False) for t in pieces])
     fresh.save(os.path.join(path, "tokenizer.json"))
     write_json(os.path.join(path, "tokenizer_config.json"), {
         "tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>",
@@ -72,26 +77,38 @@ class Asked:
         return made
 
 
-def make(path, seed):
-    tokenizer = gemma_tokenizer(400, path)
+def text_config(name, size):
+    text = {"model_type": "gemma", "hidden_size": 44, "intermediate_size": 90, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 14, "vocab_size": size,
+            "max_position_embeddings": 120}
+    if "2" in name:
+        text.update(model_type="gemma2", num_key_value_heads=2, query_pre_attn_scalar=23, sliding_window=13,
+                    attn_logit_softcapping=3.5, final_logit_softcapping=9.0, num_hidden_layers=4)
+    return text
+
+
+def make(name, path, seed):
+    two = "2" in name
+    tokenizer = gemma_tokenizer(400, path, PIECES + MORE_PIECES * two)
     size = tokenizer.get_vocab_size()
     config = PaliGemmaConfig(
         vision_config={"model_type": "siglip_vision_model", "hidden_size": 36, "intermediate_size": 70, "num_hidden_layers": 2,
                        "num_attention_heads": 3, "image_size": 40, "patch_size": 9, "vision_use_head": False},
-        text_config={"model_type": "gemma", "hidden_size": 44, "intermediate_size": 90, "num_hidden_layers": 3,
-                     "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 14, "vocab_size": size,
-                     "max_position_embeddings": 120},
+        text_config=text_config(name, size),
         image_token_index=tokenizer.token_to_id("<image>"), projection_dim=44, hidden_size=44, vocab_size=size,
         bos_token_id=tokenizer.token_to_id("<bos>"), eos_token_id=tokenizer.token_to_id("<eos>"),
         pad_token_id=tokenizer.token_to_id("<pad>"),
     )
-    model = scramble(PaliGemmaForConditionalGeneration(config), seed)
+    model = PaliGemmaForConditionalGeneration._from_config(config, attn_implementation={"text_config": "eager"} if two else None)
+    model = scramble(model, seed)
     with torch.no_grad():
         model.model.language_model.embed_tokens.weight.mul_(0.25)
     images = SiglipImageProcessorPil(size={"height": 40, "width": 40})
     images.save_pretrained(path)
     taught = [(p, "caption", None, text) for p, text in zip(PICTURES, CAPTIONS)]
     taught += [(PICTURES[0], "vqa", QUESTIONS[0], "purple"), (PICTURES[1], "caption", "detect cat", "<loc0000><loc0512><loc1023><loc0512> cat")]
+    if two:
+        taught += [(PICTURES[2], "caption", "detect cat ; dog", BOXES)]
     lessons = []
     for picture, kind, text, reply in taught:
         start = start_of(tokenizer, kind, text)
@@ -110,9 +127,11 @@ def make(path, seed):
     return tokenizer
 
 
-def cases():
+def cases(name):
     found = [("caption", "prompt", picture, prompt) for picture, prompt in caption_cases()]
     found += [("caption", "prompt", PICTURES[1], "detect cat")]
+    if "2" in name:
+        found += [("caption", "prompt", PICTURES[2], "detect cat ; dog")]
     return found + [("vqa", "question", PICTURES[p], QUESTIONS[q]) for p, q in [(0, 0), (1, 1), (3, 0), (0, 1), (2, 2)]]
 
 
@@ -131,35 +150,43 @@ def results_of(model, images, tokenizer, kept, changed=None):
 
 
 def main():
+    for name in sys.argv[1:] or ["paligemma-tiny", "paligemma2-tiny"]:
+        make_golden(name)
+
+
+def make_golden(name):
     for seed in range(1902, 1930):
-        path = checkpoint_dir("paligemma-tiny")
-        tokenizer = make(path, seed)
+        path = checkpoint_dir(name)
+        tokenizer = make(name, path, seed)
         model = PaliGemmaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
+        assert "2" not in name or model.model.language_model.config._attn_implementation == "eager"
         images = SiglipImageProcessorPil.from_pretrained(path)
-        all_results = results_of(model, images, tokenizer, cases())
+        all_results = results_of(model, images, tokenizer, cases(name))
         greedy = [results["greedy"] for results in all_results]
         fault = None
         if len({r["texts_without_prompt"][0] for r in greedy}) < len(greedy) // 2:
             fault = "texts too much alike"
         elif min(r["margin"] for r in greedy) < 2e-3:
             fault = "a near-tie"
+        elif "2" in name and BOXES not in [r["texts_without_prompt"][0] for r in greedy]:
+            fault = "the boxes were not learnt"
         else:
-            other = results_of(model, images, tokenizer, cases(), nudged(model, 1, size=3e-5))
-            if any(a[name]["sequences"] != b[name]["sequences"] for a, b in zip(all_results, other) for name in a):
+            other = results_of(model, images, tokenizer, cases(name), nudged(model, 1, size=3e-5))
+            if any(a[run]["sequences"] != b[run]["sequences"] for a, b in zip(all_results, other) for run in a):
                 fault = "something hangs on a near-tie"
-        print(f"seed {seed}: {fault or 'good'}", flush=True)
+        print(f"{name}, seed {seed}: {fault or 'good'}", flush=True)
         if not fault:
             break
     else:
         raise SystemExit("no seed will do")
     report_checkpoint(path)
-    out = Golden("paligemma-tiny", seed, parameters=parameters_of(model))
+    out = Golden(name, seed, parameters=parameters_of(model))
     for picture in PICTURES:
         pixels = pixels_of(images, picture)
         with torch.no_grad():
             states = model.model.get_image_features(pixels).pooler_output
         out.case(f"image:{picture}", {"pixel_values": pixels[0], "image_states": states[0]}, kind="image", picture=picture)
-    for (kind, field, picture, text), results in zip(cases(), all_results):
+    for (kind, field, picture, text), results in zip(cases(name), all_results):
         add_generation(out, f"{kind}:{picture}:{text or ''}", results, **{"kind": kind, "picture": picture, field: text})
     out.write()
 

@@ -33,6 +33,7 @@ static const char *const checkpoints[] = {"clip-text-tiny",
                                           "idefics-flat-tiny",
                                           "magic-tiny",
                                           "paligemma-tiny",
+                                          "paligemma2-tiny",
                                           "blip-caption-tiny",
                                           "blip-vqa-tiny",
                                           "blip-itm-tiny",
@@ -317,6 +318,8 @@ static const struct generator generators[] = {
     {"git-tiny", "vqa", "question", TASK_VQA},
     {"paligemma-tiny", "caption", "prompt", TASK_CAPTION},
     {"paligemma-tiny", "vqa", "question", TASK_VQA},
+    {"paligemma2-tiny", "caption", "prompt", TASK_CAPTION},
+    {"paligemma2-tiny", "vqa", "question", TASK_VQA},
 };
 
 static size_t argmax(const float *x, size_t n)

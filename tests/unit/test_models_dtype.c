@@ -21,7 +21,7 @@ static const char *const checkpoints[] = {
     "clip-text-tiny",      "vit-gpt2-tiny",         "git-tiny",
     "qwen2.5-vl-tiny",     "qwen2.5-vl-flat-tiny",  "magic-tiny",
     "paligemma-tiny",      "idefics-tiny",          "idefics-base-tiny",
-    "idefics-flat-tiny"};
+    "idefics-flat-tiny",   "paligemma2-tiny"};
 enum { N_CHECKPOINTS = sizeof checkpoints / sizeof checkpoints[0] };
 
 /* Masks of random weights hang on little: f32 itself is 3e-5 off there (make_clipseg.py). */

@@ -295,7 +295,10 @@ static void attention_reference(const struct attention_shape *shape,
         for (size_t d = 0; d < dim; d++)
             dot += (double)item->q[i * item->q_stride + head * dim + d] *
                    ((const float *)item->k)[j * item->kv_stride + kv_head * dim + d];
-        scores[j] = dot * shape->scale + (item->key_bias ? item->key_bias[j] : 0);
+        scores[j] = dot * shape->scale;
+        if (shape->cap > 0)
+            scores[j] = shape->cap * tanh(scores[j] / shape->cap);
+        scores[j] += item->key_bias ? item->key_bias[j] : 0;
         if (shape->causal && j + item->n_q > item->n_kv + i)
             scores[j] = -INFINITY;
         max = fmax(max, scores[j]);
@@ -406,6 +409,7 @@ START_TEST(attention_matches_plain_loop)
         size_t n_kv_heads = 1 + random_below(4), dim = i % 3 ? 1 + random_below(80) : 64;
         struct attention_shape shape = {n_kv_heads * (1 + random_below(3)), n_kv_heads, dim,
                                         1 / sqrtf((float)dim), random_below(2)};
+        shape.cap = i % 4 == 1 ? 0.5f + (float)random_below(3) : 0;
         check_attention(&shape, random_below(4), i % 2 ? 5 : 90, i % 5 ? 100 : 700, false, 1e-5);
     }
 }
@@ -418,6 +422,7 @@ START_TEST(attention_takes_edges)
     static const size_t sizes[][2] = {{0, 5},   {5, 0},    {1, 1}, {1, 600},
                                       {2, 513}, {65, 257}, {9, 3}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        shape.cap = causal.cap = i % 2 ? 1.0f : 0;
         check_attention(&shape, 2, sizes[i][0], sizes[i][1], true, 1e-5);
         check_attention(&causal, 2, sizes[i][0], sizes[i][1], true, 1e-5);
     }
@@ -438,7 +443,8 @@ START_TEST(attention_in_bf16_stays_near)
                                         dim,
                                         1 / sqrtf((float)dim),
                                         random_below(2),
-                                        WEIGHT_BF16};
+                                        WEIGHT_BF16,
+                                        i % 3 == 1 ? 0.5f + (float)random_below(3) : 0};
         check_attention(&shape, random_below(3), i % 4 ? 70 : 700, i % 5 ? 100 : 700, false, 3e-2);
     }
     static const size_t sizes[][2] = {{16, 0},   {16, 1},   {17, 31},  {32, 192},

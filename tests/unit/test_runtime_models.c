@@ -21,6 +21,8 @@ static const struct served {
     {"git-tiny", "vqa", "question", TASK_VQA},
     {"paligemma-tiny", "caption", "prompt", TASK_CAPTION},
     {"paligemma-tiny", "vqa", "question", TASK_VQA},
+    {"paligemma2-tiny", "caption", "prompt", TASK_CAPTION},
+    {"paligemma2-tiny", "vqa", "question", TASK_VQA},
 };
 
 /* What the case gave to generate(), over the checkpoint's own settings. */
