@@ -14,9 +14,9 @@
 #include "fuzz.h"
 
 static const char *const checkpoints[] = {
-    "blip-caption-tiny", "blip-itm-tiny",    "blip-vqa-tiny",     "clip-tiny",   "clipseg-tiny",
-    "owlv2-tiny",        "openclip-rn-tiny", "openclip-vit-tiny", "owlvit-tiny", "siglip-tiny",
-    "vilt-mlm-tiny",     "vilt-vqa-tiny",    "idefics-flat-tiny",
+    "blip-caption-tiny", "blip-itm-tiny",    "blip-vqa-tiny",     "clip-tiny",       "clipseg-tiny",
+    "owlv2-tiny",        "openclip-rn-tiny", "openclip-vit-tiny", "owlvit-tiny",     "siglip-tiny",
+    "vilt-mlm-tiny",     "vilt-vqa-tiny",    "idefics-flat-tiny", "paligemma2-tiny",
 };
 
 /* An 8 × 8 grey PNG, as every endpoint takes it. */

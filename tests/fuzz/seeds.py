@@ -9,7 +9,7 @@ DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data")
 # The order of `checkpoints` in fuzz_config.c.
 CHECKPOINTS = ["blip-caption-tiny", "blip-itm-tiny", "blip-vqa-tiny", "clip-tiny", "clipseg-tiny", "owlv2-tiny",
                "openclip-rn-tiny", "openclip-vit-tiny", "owlvit-tiny", "siglip-tiny", "vilt-mlm-tiny", "vilt-vqa-tiny",
-               "idefics-flat-tiny"]
+               "idefics-flat-tiny", "paligemma2-tiny"]
 
 
 def read(*path):
@@ -107,9 +107,17 @@ def templates():
             yield f"{i:03}", case["case"].encode()
 
 
+def boxes():
+    yield "locations", b"<loc0256><loc0128><loc0512><loc0896> cat ; <loc0000><loc0100><loc0700><loc1023><seg012> a red dog"
+    yield "damaged", b"<loc0256><loc0128><loc0512> cat ; <loc0000><loc0100><loc0700><loc1024> dog ;<loc00"
+    for case in json.loads(read("goldens", "qwen2.5-vl-boxes-tiny.json"))["cases"]:
+        yield case["case"].replace(":", "-"), case["text"].encode()
+    yield "odd", b'[{"bbox": [1.5, -2, 3e2, 1e999]}, {"label": "\\u00e9\\"{", "bbox_2d": [1, 2, 3, 4]}'
+
+
 def main():
     for target, make in [("image", images), ("safetensors", safetensors), ("tokenizer", tokenizers),
-                         ("config", configs), ("call", calls), ("template", templates)]:
+                         ("config", configs), ("call", calls), ("template", templates), ("boxes", boxes)]:
         directory = os.path.join(sys.argv[1], target)
         os.makedirs(directory, exist_ok=True)
         for name, data in make():
