@@ -203,7 +203,7 @@ static struct attention_shape shape_of(const struct bert_config *config,
 static enum dtype cross_dtype(const struct bert *bert)
 {
     bool narrow = bert->layers[0].cross.k.form != WEIGHT_F32 &&
-                  bert->config.dim / bert->config.n_heads <= KV_BF16_DIM;
+                  bert->config.dim / bert->config.n_heads <= ATTENTION_BF16_DIM;
     return narrow ? DTYPE_BF16 : DTYPE_F32;
 }
 

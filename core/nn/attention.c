@@ -16,21 +16,28 @@ struct attention_job {
     size_t n_items;
 };
 
-static bool is_few(const struct attention_job *job, const struct attention_item *item)
+static bool takes_tiles(const struct attention_shape *shape, size_t n_q)
 {
-    return item->n_q <= FEW_QUERIES || job->shape->head_dim > HEAD_DIM_BLOCK_MAX;
+    return shape->form != WEIGHT_F32 && kernels()->attention_tiles && n_q >= TILES_QUERIES &&
+           shape->head_dim <= ATTENTION_TILES_DIM;
 }
 
-static bool takes_tiles(const struct attention_job *job, const struct attention_item *item)
+enum dtype nn_attention_dtype(const struct attention_shape *shape, size_t n_q)
 {
-    return job->shape->form != WEIGHT_F32 && kernels()->attention_tiles &&
-           item->n_q >= TILES_QUERIES && job->shape->head_dim <= ATTENTION_TILES_DIM;
+    return takes_tiles(shape, n_q) ? DTYPE_BF16 : DTYPE_F32;
+}
+
+/* Lanes do not read queries of bf16. */
+static bool is_few(const struct attention_job *job, const struct attention_item *item)
+{
+    return item->n_q <= FEW_QUERIES || job->shape->head_dim > HEAD_DIM_BLOCK_MAX ||
+           (item->q_dtype == DTYPE_BF16 && !takes_tiles(job->shape, item->n_q));
 }
 
 /* Queries of a task: as many as a group takes, or, for tiles, blocks of nearly equal size. */
 static size_t block_q(const struct attention_job *job, const struct attention_item *item)
 {
-    if (!takes_tiles(job, item))
+    if (!takes_tiles(job->shape, item->n_q))
         return kernels()->group_rows;
     size_t n_blocks = (item->n_q + ATTENTION_TILES_Q - 1) / ATTENTION_TILES_Q;
     return ((item->n_q + n_blocks - 1) / n_blocks + 31) / 32 * 32;
@@ -58,7 +65,7 @@ static void attention_task(void *context, size_t i)
     }
     size_t each = block_q(job, item), blocks = (item->n_q + each - 1) / each;
     size_t head = i / blocks, q0 = i % blocks * each, n_q = min_size(each, item->n_q - q0);
-    if (scratch_of_thread() && takes_tiles(job, item)) {
+    if (scratch_of_thread() && takes_tiles(job->shape, item->n_q)) {
         kernels()->attention_tiles(job->shape, item, head, q0, n_q);
     } else if (scratch_of_thread()) {
         kernels()->attention_block(job->shape, item, head, q0, n_q);

@@ -60,7 +60,8 @@ void KERNEL(attention_block)(const struct attention_shape *shape, const struct a
     memset(out, 0, dim * width * sizeof *out);
     const float *queries[LANES_MAX];
     for (size_t i = 0; i < width; i++)
-        queries[i] = i < n_q ? item->q + (q0 + i) * item->q_stride + head * dim : NULL;
+        queries[i] =
+            i < n_q ? (const float *)item->q + (q0 + i) * item->q_stride + head * dim : NULL;
     lanes_pack(vecs, queries, dim, shape->scale, packed);
 
     size_t n_kv = keys_seen(shape, item, q0 + n_q);
@@ -254,12 +255,16 @@ void KERNEL(attention_few)(const struct attention_shape *shape, const struct att
                            size_t kv_head)
 {
     size_t dim = shape->head_dim, group = shape->n_heads / shape->n_kv_heads, n = 0;
+    bool is_bf16 = item->q_dtype == DTYPE_BF16;
+    float wide[DOT_ROWS][ATTENTION_BF16_DIM], *out[DOT_ROWS];
     const float *q[DOT_ROWS];
-    float *out[DOT_ROWS];
     size_t keys[DOT_ROWS];
     for (size_t i = 0; i < item->n_q; i++) {
         for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
-            q[n] = item->q + i * item->q_stride + head * dim;
+            size_t at = i * item->q_stride + head * dim;
+            q[n] = is_bf16 ? wide[n] : (const float *)item->q + at;
+            if (is_bf16)
+                widen_row((const uint16_t *)item->q + at, dim, wide[n]);
             out[n] = item->out + i * item->out_stride + head * dim;
             keys[n++] = keys_seen(shape, item, i + 1);
             if (n == DOT_ROWS) {

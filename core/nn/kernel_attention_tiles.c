@@ -3,8 +3,8 @@
  * whose weights are in a form narrower than f32.
  *
  * As in kernel_attention.c queries lie in the lanes and keys are taken KEYS_STEP at a time with a
- * running maximum and sum. A step's keys and values are rounded and laid out as tiles once for all
- * the task's queries, which then take turns, PAIR (two tiles) at a time:
+ * running maximum and sum. A step's keys and values are rounded (unless they are bf16) and laid out
+ * as tiles once for all the task's queries, which then take turns, PAIR (two tiles) at a time:
  *
  *   scores[key][query] = keys · queriesᵀ     keys lie as they are, queries as words of 2 inputs
  *   weights = 2^(scores - maximum)           f32; two keys' weights become words of 2 inputs, which
@@ -23,6 +23,8 @@ enum {
     TILE_IN = 32,         /* inputs of a product that a tile holds */
 };
 
+static const float LOG2_E = 1.44269504f; /* exponents are of 2 */
+
 /* A number of keys or queries filled up to whole pairs of tiles. */
 INLINE size_t pairs_of(size_t n)
 {
@@ -38,7 +40,6 @@ struct parts {
     float *scores;      /* [KEYS_STEP][PAIR] */
     float *out;         /* [n_q / PAIR][padded][PAIR] */
     float *max, *sum;   /* [n_q] */
-    float *wide;        /* [KEYS_STEP][dim], of keys or values that are bf16 already */
 };
 
 static struct parts parts_of(struct scratch *scratch, size_t dim, size_t n_q)
@@ -51,22 +52,52 @@ static struct parts parts_of(struct scratch *scratch, size_t dim, size_t n_q)
     parts.max = parts.scores + KEYS_STEP * PAIR;
     parts.sum = parts.max + queries;
     parts.out = parts.sum + queries;
-    parts.wide = parts.out + queries * padded;
-    parts.keys = (char *)(parts.wide + KEYS_STEP * dim);
+    parts.keys = (char *)(parts.out + queries * padded);
     parts.values = parts.keys + KEYS_STEP * padded * 2;
     parts.queries = parts.values + KEYS_STEP * padded * 2;
     return parts;
 }
 _Static_assert(KEYS_STEP *PAIR * 4 + ATTENTION_TILES_Q * (8 + ATTENTION_TILES_DIM * (4 + 2)) +
-                       KEYS_STEP * ATTENTION_TILES_DIM * (4 + 2 + 2) <=
+                       KEYS_STEP * ATTENTION_TILES_DIM * (2 + 2) <=
                    SCRATCH_FLOATS * 4,
                "a task's parts fit into scratch");
 
-INLINE __m512 load_upto(const float *from, size_t at, size_t n)
+/* Rows of one head, of queries, keys or values: f32, or bf16 already. */
+struct head_rows {
+    const char *first;
+    size_t stride; /* bytes */
+    bool is_bf16;
+};
+
+static struct head_rows rows_of(const void *base, enum dtype dtype, size_t at, size_t stride)
 {
+    size_t each = dtype == DTYPE_BF16 ? 2 : 4;
+    return (struct head_rows){(const char *)base + at * each, stride * each, dtype == DTYPE_BF16};
+}
+
+/* The first n < 64 bits. */
+INLINE uint64_t bits_upto(size_t n)
+{
+    return ((uint64_t)1 << n) - 1;
+}
+
+INLINE __m512 load_upto(const char *row, size_t at, size_t n)
+{
+    const float *from = (const float *)(const void *)row;
     return (__m512)(at + LANES <= n ? vec_load(from + at)
                     : at < n        ? vec_load_part(from + at, n - at)
                                     : (vec){0});
+}
+
+/* Inputs [d, d + TILE_IN) of row j as bf16, 0 from n on. */
+INLINE __m512i load_inputs(const struct head_rows *rows, size_t j, size_t d, size_t n)
+{
+    const char *row = rows->first + j * rows->stride;
+    if (rows->is_bf16) {
+        size_t left = d < n ? min_size(n - d, TILE_IN) : 0;
+        return _mm512_maskz_loadu_epi16((__mmask32)bits_upto(left), row + 2 * d);
+    }
+    return (__m512i)_mm512_cvtne2ps_pbh(load_upto(row, d + LANES, n), load_upto(row, d, n));
 }
 
 /* Words of two inputs, a's in the lower halves. */
@@ -78,55 +109,61 @@ INLINE __m512i pair_words(__m512 a, __m512 b)
     return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
-static void pack_keys(const float *k, size_t stride, size_t n_k, const struct parts *parts)
+/* Inputs [d, d + 16) of rows j and j + 1 as words; a row from n_rows on is 0. */
+INLINE __m512i load_pairs(const struct head_rows *rows, size_t j, size_t n_rows, size_t d,
+                          size_t dim)
+{
+    const char *row = rows->first + j * rows->stride, *next = row + rows->stride;
+    size_t n = j < n_rows ? dim : 0, n_next = j + 1 < n_rows ? dim : 0;
+    if (rows->is_bf16) {
+        size_t left = d < n ? min_size(n - d, LANES) : 0,
+               left_next = d < n_next ? min_size(n_next - d, LANES) : 0;
+        __m512i low = _mm512_cvtepu16_epi32(
+            _mm256_maskz_loadu_epi16((__mmask16)bits_upto(left), row + 2 * d));
+        __m512i high = _mm512_cvtepu16_epi32(
+            _mm256_maskz_loadu_epi16((__mmask16)bits_upto(left_next), next + 2 * d));
+        return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    }
+    return pair_words(load_upto(row, d, n), load_upto(next, d, n_next));
+}
+
+INLINE void store_transposed(vec words[LANES], char *to)
+{
+    vec_transpose(words);
+    for (size_t i = 0; i < LANES; i++)
+        vec_store((float *)(void *)to + i * LANES, words[i]);
+}
+
+static void pack_keys(struct head_rows k, size_t n_k, const struct parts *parts)
 {
     char *to = parts->keys;
     for (size_t j0 = 0; j0 < pairs_of(n_k); j0 += TILE_ROWS)
         for (size_t d = 0; d < parts->padded; d += TILE_IN)
-            for (size_t j = j0; j < j0 + TILE_ROWS; j++, to += 64) {
-                const float *row = k + j * stride;
-                size_t n = j < n_k ? parts->dim : 0;
-                __m512 low = load_upto(row, d, n), high = load_upto(row, d + LANES, n);
-                _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-            }
+            for (size_t j = j0; j < j0 + TILE_ROWS; j++, to += 64)
+                _mm512_storeu_si512(to, load_inputs(&k, j, d, j < n_k ? parts->dim : 0));
 }
 
-static void pack_values(const float *v, size_t stride, size_t n_k, const struct parts *parts)
+static void pack_values(struct head_rows v, size_t n_k, const struct parts *parts)
 {
     char *to = parts->values;
     for (size_t j0 = 0; j0 < n_k; j0 += TILE_IN)
         for (size_t d = 0; d < parts->padded; d += TILE_ROWS, to += TILE_BYTES) {
             vec words[LANES];
-            for (size_t i = 0; i < LANES; i++) {
-                size_t j = j0 + 2 * i;
-                const float *row = v + j * stride;
-                words[i] =
-                    (vec)pair_words(load_upto(row, d, j < n_k ? parts->dim : 0),
-                                    load_upto(row + stride, d, j + 1 < n_k ? parts->dim : 0));
-            }
-            vec_transpose(words);
             for (size_t i = 0; i < LANES; i++)
-                vec_store((float *)(void *)to + i * LANES, words[i]);
+                words[i] = (vec)load_pairs(&v, j0 + 2 * i, n_k, d, parts->dim);
+            store_transposed(words, to);
         }
 }
 
-static void pack_queries(const float *q, size_t stride, size_t n_q, float scale,
-                         const struct parts *parts)
+static void pack_queries(struct head_rows q, size_t n_q, const struct parts *parts)
 {
     char *to = parts->queries;
     for (size_t i0 = 0; i0 < pairs_of(n_q); i0 += TILE_ROWS)
         for (size_t d = 0; d < parts->padded; d += TILE_IN, to += TILE_BYTES) {
             vec words[LANES];
-            for (size_t i = 0; i < LANES; i++) {
-                const float *row = q + (i0 + i) * stride;
-                size_t n = i0 + i < n_q ? parts->dim : 0;
-                __m512 low = load_upto(row, d, n), high = load_upto(row, d + LANES, n);
-                words[i] = (vec)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high, _mm512_set1_ps(scale)),
-                                                    _mm512_mul_ps(low, _mm512_set1_ps(scale)));
-            }
-            vec_transpose(words);
             for (size_t i = 0; i < LANES; i++)
-                vec_store((float *)(void *)to + i * LANES, words[i]);
+                words[i] = (vec)load_inputs(&q, i0 + i, d, i0 + i < n_q ? parts->dim : 0);
+            store_transposed(words, to);
         }
 }
 
@@ -169,18 +206,20 @@ INLINE __m512 exp2_rough(__m512 x)
     return _mm512_scalef_ps(p, x);
 }
 
-/* Makes scores weights, as words of two keys, in place: [n_k / 2][PAIR] (n_k filled up with zeros
- * to a multiple of TILE_IN). Follows the running maximum and sum; scales what is in `out`. */
-static void softmax_step(float *scores, size_t n_k, float *max, float *sum, float *out,
+/* Makes scores, times `scale`, weights, as words of two keys, in place: [n_k / 2][PAIR] (n_k filled
+ * up with zeros to a multiple of TILE_IN). Follows the running maximum and sum; scales what is in
+ * `out`. */
+static void softmax_step(float *scores, size_t n_k, float scale, float *max, float *sum, float *out,
                          size_t padded)
 {
+    const __m512 factor = _mm512_set1_ps(scale);
     __m512 top[2], shift[2], keep[2], total[2][2];
     for (size_t v = 0; v < 2; v++) {
         __m512 more[2] = {_mm512_loadu_ps(max + v * LANES), _mm512_set1_ps(-INFINITY)};
         top[v] = more[0];
         for (size_t j = 0; j < n_k; j++)
-            more[j % 2] =
-                _mm512_max_ps(_mm512_loadu_ps(scores + j * PAIR + v * LANES), more[j % 2]);
+            more[j % 2] = _mm512_max_ps(
+                _mm512_mul_ps(_mm512_loadu_ps(scores + j * PAIR + v * LANES), factor), more[j % 2]);
         __m512 before = top[v];
         top[v] = _mm512_max_ps(more[0], more[1]);
         /* where all keys so far are masked, any finite shift gives 2^-infinity = 0 */
@@ -196,7 +235,8 @@ static void softmax_step(float *scores, size_t n_k, float *max, float *sum, floa
             __m512 e[2];
 #pragma GCC unroll 2
             for (size_t i = 0; i < 2; i++) {
-                e[i] = exp2_rough(_mm512_sub_ps(_mm512_loadu_ps(from + i * PAIR), shift[v]));
+                e[i] =
+                    exp2_rough(_mm512_fmsub_ps(_mm512_loadu_ps(from + i * PAIR), factor, shift[v]));
                 if (2 * j + i >= n_k)
                     e[i] = _mm512_setzero_ps();
                 total[v][i] = _mm512_add_ps(total[v][i], e[i]);
@@ -245,11 +285,29 @@ static void weigh_step(const struct parts *parts, size_t n_k, float *out)
     }
 }
 
+/* Scales scores, bends them and adds the keys' bias: all that comes before a mask, whose infinities
+ * are not to be scaled. */
+static void scale_scores(const struct attention_shape *shape, float *scores, size_t n_k,
+                         const float *bias)
+{
+    float scale = shape->scale * LOG2_E, cap = shape->cap * LOG2_E;
+    for (size_t j = 0; j < n_k; j++)
+        for (size_t l = 0; l < PAIR; l += LANES) {
+            float *at = scores + j * PAIR + l;
+            vec score = vec_load(at) * scale;
+            if (cap > 0)
+                score = vec_tanh(score * (1 / cap)) * cap;
+            vec_store(at, bias ? score + bias[j] * LOG2_E : score);
+        }
+}
+
 void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct attention_item *item,
                              size_t head, size_t q0, size_t n_q)
 {
-    const float log2_e = 1.44269504f;
+    const float scale = shape->scale * LOG2_E;
     size_t dim = shape->head_dim, kv_head = head / (shape->n_heads / shape->n_kv_heads);
+    size_t kv_at = kv_head * (item->kv_head_stride ? item->kv_head_stride : dim);
+    bool is_scaled = item->key_bias || shape->causal || shape->cap > 0;
     struct scratch *scratch = scratch_of_thread();
     scratch->job_id = 0;
     struct parts parts = parts_of(scratch, dim, n_q);
@@ -258,16 +316,14 @@ void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct a
         parts.sum[i] = 0;
     }
     memset(parts.out, 0, pairs_of(n_q) * parts.padded * sizeof(float));
-    pack_queries(item->q + q0 * item->q_stride + head * dim, item->q_stride, n_q,
-                 shape->scale * log2_e, &parts);
+    pack_queries(rows_of(item->q, item->q_dtype, q0 * item->q_stride + head * dim, item->q_stride),
+                 n_q, &parts);
     tiles_begin();
     size_t n_kv = keys_seen(shape, item, q0 + n_q);
     for (size_t k0 = 0; k0 < n_kv; k0 += KEYS_STEP) {
-        size_t n_k = min_size(KEYS_STEP, n_kv - k0), stride;
-        const float *rows = kv_rows(shape, item, item->k, kv_head, k0, n_k, parts.wide, &stride);
-        pack_keys(rows, stride, n_k, &parts);
-        rows = kv_rows(shape, item, item->v, kv_head, k0, n_k, parts.wide, &stride);
-        pack_values(rows, stride, n_k, &parts);
+        size_t n_k = min_size(KEYS_STEP, n_kv - k0), at = kv_at + k0 * item->kv_stride;
+        pack_keys(rows_of(item->k, item->kv_dtype, at, item->kv_stride), n_k, &parts);
+        pack_values(rows_of(item->v, item->kv_dtype, at, item->kv_stride), n_k, &parts);
         for (size_t i = 0; i < n_q; i += PAIR) {
             size_t n = min_size(PAIR, n_q - i);
             if (keys_seen(shape, item, q0 + i + n) <= k0)
@@ -275,16 +331,12 @@ void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct a
             float *out = parts.out + i * parts.padded;
             tiles_see_memory();
             score_step(&parts, n_k, parts.queries + i * parts.padded * 2);
-            if (shape->cap > 0)
-                cap_scores(parts.scores, n_k * PAIR, shape->cap * log2_e);
-            for (size_t j = 0; item->key_bias && j < n_k; j++)
-                for (size_t l = 0; l < PAIR; l += LANES) {
-                    float *score = parts.scores + j * PAIR + l;
-                    vec_store(score, vec_load(score) + item->key_bias[k0 + j] * log2_e);
-                }
+            if (is_scaled)
+                scale_scores(shape, parts.scores, n_k, item->key_bias ? item->key_bias + k0 : NULL);
             if (shape->causal)
                 mask_causal(item, q0 + i, PAIR, k0, n_k, parts.scores);
-            softmax_step(parts.scores, n_k, parts.max + i, parts.sum + i, out, parts.padded);
+            softmax_step(parts.scores, n_k, is_scaled ? 1 : scale, parts.max + i, parts.sum + i,
+                         out, parts.padded);
             tiles_see_memory();
             weigh_step(&parts, n_k, out);
         }

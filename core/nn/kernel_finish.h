@@ -83,19 +83,34 @@ INLINE vec finish_load(const float *from, const struct finish_whole *whole, size
     return vec_load(from);
 }
 
+/* n <= LANES results. */
+INLINE void finish_store(const struct linear_job *job, size_t at, vec value, size_t n)
+{
+#if defined(__AVX512BF16__)
+    if (job->y_bf16) {
+        __m256i narrow = (__m256i)_mm512_cvtneps_pbh((__m512)value);
+        _mm256_mask_storeu_epi16(job->y_bf16 + at, (__mmask16)((1u << n) - 1), narrow);
+        return;
+    }
+#endif
+    if (n < LANES)
+        vec_store_part(job->y + at, value, n);
+    else
+        vec_store(job->y + at, value);
+}
+
 INLINE void finish_with(const struct linear_job *job, enum activation activation,
                         const struct finish_whole *whole, const float *values, size_t width,
                         size_t row, size_t n_rows, size_t out, size_t n)
 {
     size_t n_out = job->linear->n_out;
     for (size_t c = 0; c < n; c += LANES) {
-        size_t left = n - c, at = row * n_out + out + c;
+        size_t left = n - c < LANES ? n - c : LANES, at = row * n_out + out + c;
         bool is_part = left < LANES;
         const float *from = job->linear->bias ? job->linear->bias + out + c : NULL;
         vec bias = !from ? (vec){0} : is_part ? vec_load_part(from, left) : vec_load(from);
         const float *residual = job->residual ? job->residual + at : NULL;
-        float *to = job->y + at;
-        for (size_t r = 0; r < n_rows; r++, to += n_out) {
+        for (size_t r = 0; r < n_rows; r++, at += n_out) {
             vec value = finish_load(values + r * width + c, whole, c, r) + bias, plus = {0};
             if (residual) {
                 plus = is_part ? vec_load_part(residual, left) : vec_load(residual);
@@ -105,11 +120,7 @@ INLINE void finish_with(const struct linear_job *job, enum activation activation
                 value += plus;
                 plus = (vec){0};
             }
-            value = activated(activation, value) + plus;
-            if (is_part)
-                vec_store_part(to, value, left);
-            else
-                vec_store(to, value);
+            finish_store(job, at, activated(activation, value) + plus, left);
         }
     }
 }

@@ -32,8 +32,8 @@ double KERNEL(bf16_gain)(void);
 void BASE_KERNEL(activate)(enum activation activation, float *x, size_t n);
 void KERNEL(softmax_row)(float *x, size_t n);
 float KERNEL(log_sum_row)(const float *x, size_t n);
-void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y);
-void KERNEL(rms_norm_row)(const struct norm *norm, const float *x, float *y);
+void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y, uint16_t *y_bf16);
+void KERNEL(rms_norm_row)(const struct norm *norm, const float *x, float *y, uint16_t *y_bf16);
 void KERNEL(f32_to_bf16)(const float *src, size_t n, uint16_t *dst);
 void KERNEL(dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst);
 void KERNEL(dot_rows)(enum dot_form form, const void *rows, const float *scales, size_t n,

@@ -60,8 +60,11 @@ static void gather(const struct conv_rows *conv, const float *x, size_t row, flo
     }
 }
 
-static const float *row_of(const struct linear_job *job, size_t row, float *gathered)
+/* A row of x as it is, f32 or bf16; of a convolution, gathered in f32. */
+static const void *row_of(const struct linear_job *job, size_t row, float *gathered)
 {
+    if (job->x_bf16)
+        return job->x_bf16 + row * job->linear->n_in;
     if (!job->conv)
         return job->x + row * job->linear->n_in;
     gather(job->conv, job->x, row, gathered);
@@ -70,29 +73,60 @@ static const float *row_of(const struct linear_job *job, size_t row, float *gath
 
 #if defined(__AVX512VNNI__)
 
-enum { X_AHEAD = 512 }; /* floats; rows lie one after another, most often in the third cache */
+enum { X_AHEAD = 2048 }; /* bytes; rows lie one after another, most often in the third cache */
+
+/* Inputs [k, k + 16) of a row of n, 0 past its end. */
+INLINE __m512 inputs_load(const void *row, bool is_bf16, size_t k, size_t n)
+{
+    if (is_bf16) {
+        const uint16_t *from = (const uint16_t *)row + k;
+        __mmask16 valid = (__mmask16)(k + 16 <= n ? 0xFFFF : k < n ? (1u << (n - k)) - 1 : 0);
+        __builtin_prefetch((const char *)from + X_AHEAD);
+        __m256i half = _mm256_maskz_loadu_epi16(valid, from);
+        return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+    }
+    const float *from = (const float *)row + k;
+    __builtin_prefetch((const char *)from + X_AHEAD);
+    return (__m512)(k + 16 <= n ? vec_load(from) : k < n ? vec_load_part(from, n - k) : (vec){0});
+}
+
+/* How a row lies packed: stretches of 64 bytes, `step` apart. */
+struct packed_row {
+    char *to;
+    size_t step;
+};
 
 #if defined(__AVX512BF16__)
-static void row_to_bf16(const float *x, size_t n, size_t n_padded, char *to)
+static void row_to_bf16(const void *x, bool is_bf16, size_t n, size_t n_padded,
+                        struct packed_row packed)
 {
-    for (size_t k = 0; k < n_padded; k += 16) {
-        __builtin_prefetch(x + k + X_AHEAD);
-        vec value = k + 16 <= n ? vec_load(x + k) : k < n ? vec_load_part(x + k, n - k) : (vec){0};
-        _mm256_storeu_si256((__m256i *)(to + 2 * k), (__m256i)_mm512_cvtneps_pbh((__m512)value));
+    for (size_t k = 0; k < n_padded; k += 32, packed.to += packed.step) {
+        __m512i words;
+        if (is_bf16) {
+            const uint16_t *from = (const uint16_t *)x + k;
+            __builtin_prefetch((const char *)from + X_AHEAD);
+            words = _mm512_maskz_loadu_epi16(k + 32 <= n ? 0xFFFFFFFF
+                                             : k < n     ? (1u << (n - k)) - 1
+                                                         : 0,
+                                             from);
+        } else {
+            words = (__m512i)_mm512_cvtne2ps_pbh(inputs_load(x, false, k + 16, n),
+                                                 inputs_load(x, false, k, n));
+        }
+        _mm512_storeu_si512(packed.to, words);
     }
 }
 #endif
 
 /* To 0 … 255 by the row's own step: x = (byte - zero) · scale. A row that holds what is no number
  * gets a scale that is none, and so do its results. */
-static void row_to_int8(const float *x, size_t n, size_t n_padded, char *to, float *scale,
-                        int32_t *zero)
+INLINE void row_to_int8_of(const void *x, bool is_bf16, size_t n, size_t n_padded,
+                           struct packed_row packed, float *scale, int32_t *zero)
 {
     __m512 low = _mm512_setzero_ps(), high = low;
     __mmask16 odd = 0;
     for (size_t k = 0; k < n; k += 16) {
-        __builtin_prefetch(x + k + X_AHEAD);
-        __m512 value = (__m512)(k + 16 <= n ? vec_load(x + k) : vec_load_part(x + k, n - k));
+        __m512 value = inputs_load(x, is_bf16, k, n);
         odd |= _mm512_fpclass_ps_mask(value, 0x99); /* NaN, infinity */
         low = _mm512_min_ps(low, value);
         high = _mm512_max_ps(high, value);
@@ -100,16 +134,25 @@ static void row_to_int8(const float *x, size_t n, size_t n_padded, char *to, flo
     float min = _mm512_reduce_min_ps(low), max = _mm512_reduce_max_ps(high);
     float step = max / 255 - min / 255, factor = step > 1e-35f ? 1 / step : 0;
     __m512i shift = _mm512_set1_epi32((int)(-min * factor + 0.5f));
-    for (size_t k = 0; k < n_padded; k += 16) {
-        __m512 value = (__m512)(k + 16 <= n ? vec_load(x + k)
-                                : k < n     ? vec_load_part(x + k, n - k)
-                                            : (vec){0});
-        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value, _mm512_set1_ps(factor)));
-        whole = _mm512_max_epi32(_mm512_add_epi32(whole, shift), _mm512_setzero_si512());
-        _mm_storeu_si128((__m128i *)(to + k), _mm512_cvtusepi32_epi8(whole));
+    for (size_t k = 0; k < n_padded; k += 64, packed.to += packed.step) {
+        for (size_t i = 0; i < 4; i++) {
+            __m512 value = inputs_load(x, is_bf16, k + 16 * i, n);
+            __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(value, _mm512_set1_ps(factor)));
+            whole = _mm512_max_epi32(_mm512_add_epi32(whole, shift), _mm512_setzero_si512());
+            _mm_storeu_si128((__m128i *)(packed.to + 16 * i), _mm512_cvtusepi32_epi8(whole));
+        }
     }
     *scale = odd ? NAN : step;
     *zero = _mm_cvtsi128_si32(_mm512_castsi512_si128(shift));
+}
+
+static void row_to_int8(const void *x, bool is_bf16, size_t n, size_t n_padded,
+                        struct packed_row packed, float *scale, int32_t *zero)
+{
+    if (is_bf16)
+        row_to_int8_of(x, true, n, n_padded, packed, scale, zero);
+    else
+        row_to_int8_of(x, false, n, n_padded, packed, scale, zero);
 }
 
 static bool int4_is_few(const struct linear_job *job)
@@ -125,7 +168,7 @@ struct int4_group {
 
 /* To -127 … 127 by a step per INT4_GROUP, in the order in which a word's low and high nibbles are
  * met: inputs 0 4 1 5 2 6 3 7 of each 8. The groups' steps follow the bytes. */
-static void row_to_int4_groups(const float *x, size_t n, size_t n_padded, char *to)
+static void row_to_int4_groups(const void *x, bool is_bf16, size_t n, size_t n_padded, char *to)
 {
     const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
     struct int4_group *groups = (struct int4_group *)(void *)(to + n_padded);
@@ -133,10 +176,7 @@ static void row_to_int4_groups(const float *x, size_t n, size_t n_padded, char *
         __m512 value[2], most = _mm512_setzero_ps();
         __mmask16 odd = 0;
         for (size_t h = 0; h < 2; h++) {
-            size_t at = k + 16 * h;
-            value[h] = (__m512)(at + 16 <= n ? vec_load(x + at)
-                                : at < n     ? vec_load_part(x + at, n - at)
-                                             : (vec){0});
+            value[h] = inputs_load(x, is_bf16, k + 16 * h, n);
             __mmask16 none = _mm512_fpclass_ps_mask(value[h], 0x99); /* NaN, infinity */
             value[h] = _mm512_maskz_mov_ps((__mmask16)~none, value[h]);
             odd |= none;
@@ -161,15 +201,21 @@ static bool takes_tiles(const struct linear_job *job, size_t n_rows)
     return job->linear->form == WEIGHT_INT4 ? !int4_is_few(job) : n_rows > DOT_ROWS;
 }
 
-/* A row into the place of row r: stretches of 64 bytes, as tiles have them. */
-static void row_to_tiles(const char *row, size_t row_bytes, size_t r, char *packed)
-{
-    char *to = packed + r / TILE_ROWS * TILE_ROWS * row_bytes + r % TILE_ROWS * 64;
-    for (size_t k = 0; k < row_bytes / 64; k++)
-        _mm512_storeu_si512(to + k * TILE_BYTES,
-                            row ? _mm512_loadu_si512(row + k * 64) : _mm512_setzero_si512());
-}
 #endif
+
+/* Where row r of n_rows lies in `packed`. */
+static struct packed_row place_of(const struct linear_job *job, char *packed, size_t r,
+                                  size_t n_rows, size_t row_bytes)
+{
+#if defined(__AMX_TILE__)
+    if (takes_tiles(job, n_rows))
+        return (struct packed_row){
+            packed + r / TILE_ROWS * TILE_ROWS * row_bytes + r % TILE_ROWS * 64, TILE_BYTES};
+#else
+    (void)job, (void)n_rows;
+#endif
+    return (struct packed_row){packed + r * row_bytes, 64};
+}
 
 /* The rows [row, row + n_rows) in the form's numbers, one after another or, for tiles, 16 by 16
  * (the last of them filled up with zeros). They stay while the thread's tasks of the same job go
@@ -184,32 +230,26 @@ static const char *pack_rows(const struct linear_job *job, struct scratch *scrat
     scratch->row = row;
     size_t n_in = job->linear->n_in, padded = packed_in(n_in);
     float *gathered = (float *)(packed + ROWS_BYTES);
-#if defined(__AMX_TILE__)
-    _Alignas(64) char one[PACK_IN_MAX * 2];
-    bool tiled = takes_tiles(job, n_rows);
-#endif
+    bool is_bf16 = job->x_bf16;
     for (size_t r = 0; r < n_rows; r++) {
-        const float *from = row_of(job, row + r, gathered);
-        char *to = packed + r * row_bytes;
-#if defined(__AMX_TILE__)
-        to = tiled ? one : to;
-#endif
+        const void *from = row_of(job, row + r, gathered);
+        struct packed_row to = place_of(job, packed, r, n_rows, row_bytes);
         if (job->linear->form == WEIGHT_INT8)
-            row_to_int8(from, n_in, padded, to, &scratch->row_scale[r], &scratch->row_zero[r]);
+            row_to_int8(from, is_bf16, n_in, padded, to, &scratch->row_scale[r],
+                        &scratch->row_zero[r]);
         else if (int4_is_few(job))
-            row_to_int4_groups(from, n_in, padded, to);
+            row_to_int4_groups(from, is_bf16, n_in, padded, to.to);
 #if defined(__AVX512BF16__)
         else
-            row_to_bf16(from, n_in, padded, to);
-#endif
-#if defined(__AMX_TILE__)
-        if (tiled)
-            row_to_tiles(one, row_bytes, r, packed);
+            row_to_bf16(from, is_bf16, n_in, padded, to);
 #endif
     }
 #if defined(__AMX_TILE__)
-    for (size_t r = n_rows; tiled && r % TILE_ROWS; r++)
-        row_to_tiles(NULL, row_bytes, r, packed);
+    for (size_t r = n_rows; takes_tiles(job, n_rows) && r % TILE_ROWS; r++) {
+        struct packed_row to = place_of(job, packed, r, n_rows, row_bytes);
+        for (size_t k = 0; k < row_bytes; k += 64, to.to += to.step)
+            _mm512_storeu_si512(to.to, _mm512_setzero_si512());
+    }
 #endif
     return packed;
 }
@@ -509,9 +549,11 @@ DEFINE_TILES(tiles_int8, _tile_dpbusd)
 INLINE void fetch_results(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                           size_t n)
 {
+    size_t each = job->y_bf16 ? 2 : 4;
+    const char *y = job->y_bf16 ? (const char *)job->y_bf16 : (const char *)job->y;
     for (size_t r = row; r < row + n_rows; r++)
-        for (size_t c = out; c < out + n; c += 16)
-            __builtin_prefetch(job->y + r * job->linear->n_out + c, 1);
+        for (size_t c = 0; c < n * each; c += 64)
+            __builtin_prefetch(y + (r * job->linear->n_out + out) * each + c, 1);
 }
 
 /* ---- a panel --------------------------------------------------------------------------------- */
@@ -722,9 +764,20 @@ static bool by_widening(const struct linear_job *job, size_t row, size_t n_rows,
     const char *blocks[PANEL_BLOCKS];
     size_t n_in = linear->n_in, group;
     size_t group_max = min_size(job->conv ? SCRATCH_FLOATS / n_in : WIDE_GROUP, WIDE_GROUP);
+#if defined(__AVX512BF16__)
+    /* here only for want of scratch */
+    float one[PACK_IN_MAX];
+    group_max = job->x_bf16 ? 1 : group_max;
+#endif
     for (size_t end_row = row + n_rows; row < end_row; row += group) {
         group = min_size(group_max, end_row - row);
         const float *rows[WIDE_GROUP + WIDE_ROWS];
+#if defined(__AVX512BF16__)
+        for (size_t k = 0; job->x_bf16 && k < n_in; k += 16) {
+            __m512 wide = inputs_load(job->x_bf16 + row * n_in, true, k, n_in);
+            vec_store_part(one + k, (vec)wide, min_size(16, n_in - k));
+        }
+#endif
         for (size_t r = 0; r < group + WIDE_ROWS; r++)
             rows[r] = r >= group ? rows[group - 1]
                       : scratch  ? row_of(job, row + r, scratch->floats + r * n_in)

@@ -112,31 +112,40 @@ static float sum_of_squares(const float *x, size_t n, float mean)
     return sum;
 }
 
-static void scale_row(const struct norm *norm, const float *x, float mean, float factor, float *y)
+/* y [dim] of f32, or, where y_bf16 is not NULL, rounded to there. */
+static void scale_row(const struct norm *norm, const float *x, float mean, float factor, float *y,
+                      uint16_t *y_bf16)
 {
+    enum { BLOCK = 16 * LANES };
+    float block[BLOCK];
     const float *weight = norm->weight, *bias = norm->bias;
-    size_t dim = norm->dim, i = 0;
-    for (; i + LANES <= dim; i += LANES) {
-        vec value = (vec_load(x + i) - mean) * factor * vec_load(weight + i);
-        vec_store(y + i, bias ? value + vec_load(bias + i) : value);
-    }
-    for (; i < dim; i++) {
-        float value = (x[i] - mean) * factor * weight[i];
-        y[i] = bias ? value + bias[i] : value;
+    for (size_t start = 0; start < norm->dim; start += BLOCK) {
+        size_t i = start, end = norm->dim - start < BLOCK ? norm->dim : start + BLOCK;
+        float *to = y_bf16 ? block : y + start;
+        for (; i + LANES <= end; i += LANES) {
+            vec value = (vec_load(x + i) - mean) * factor * vec_load(weight + i);
+            vec_store(to + i - start, bias ? value + vec_load(bias + i) : value);
+        }
+        for (; i < end; i++) {
+            float value = (x[i] - mean) * factor * weight[i];
+            to[i - start] = bias ? value + bias[i] : value;
+        }
+        if (y_bf16)
+            KERNEL(f32_to_bf16)(block, end - start, y_bf16 + start);
     }
 }
 
-void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y)
+void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y, uint16_t *y_bf16)
 {
     float dim = (float)norm->dim, mean = sum_of(x, norm->dim) / dim;
     float variance = sum_of_squares(x, norm->dim, mean) / dim;
-    scale_row(norm, x, mean, 1 / sqrtf(variance + norm->eps), y);
+    scale_row(norm, x, mean, 1 / sqrtf(variance + norm->eps), y, y_bf16);
 }
 
-void KERNEL(rms_norm_row)(const struct norm *norm, const float *x, float *y)
+void KERNEL(rms_norm_row)(const struct norm *norm, const float *x, float *y, uint16_t *y_bf16)
 {
     float square = sum_of_squares(x, norm->dim, 0) / (float)norm->dim;
-    scale_row(norm, x, 0, 1 / sqrtf(square + norm->eps), y);
+    scale_row(norm, x, 0, 1 / sqrtf(square + norm->eps), y, y_bf16);
 }
 
 /* ---- dtypes ---------------------------------------------------------------------------------- */

@@ -30,8 +30,8 @@
     void activate_##isa(enum activation, float *, size_t);                                         \
     void softmax_row_##isa(float *, size_t);                                                       \
     float log_sum_row_##isa(const float *, size_t);                                                \
-    void layer_norm_row_##isa(const struct norm *, const float *, float *);                        \
-    void rms_norm_row_##isa(const struct norm *, const float *, float *);                          \
+    void layer_norm_row_##isa(const struct norm *, const float *, float *, uint16_t *);            \
+    void rms_norm_row_##isa(const struct norm *, const float *, float *, uint16_t *);              \
     void f32_to_bf16_##isa(const float *, size_t, uint16_t *);                                     \
     void dtype_to_f32_##isa(const void *, enum dtype, size_t, float *);                            \
     void dot_rows_##isa(enum dot_form, const void *, const float *, size_t, size_t, const float *, \

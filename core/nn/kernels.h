@@ -31,6 +31,8 @@ struct linear_job {
     const float *residual;
     bool residual_first; /* added before the activation */
     float *y;
+    const uint16_t *x_bf16; /* packed weights alone: instead of x, and of y; else NULL */
+    uint16_t *y_bf16;
     atomic_bool failed; /* some block had no memory */
     uint64_t id;        /* of this call: names what lies packed in a thread's scratch */
     size_t block_rows;  /* a task's rows and outputs */
@@ -108,8 +110,9 @@ struct kernels {
     void (*activate)(enum activation activation, float *x, size_t n);
     void (*softmax_row)(float *x, size_t n);
     float (*log_sum_row)(const float *x, size_t n); /* NaN when some x is */
-    void (*layer_norm_row)(const struct norm *norm, const float *x, float *y);
-    void (*rms_norm_row)(const struct norm *norm, const float *x, float *y);
+    /* One row to y, or, where y_bf16 is not NULL, rounded to there. */
+    void (*layer_norm_row)(const struct norm *norm, const float *x, float *y, uint16_t *y_bf16);
+    void (*rms_norm_row)(const struct norm *norm, const float *x, float *y, uint16_t *y_bf16);
     void (*f32_to_bf16)(const float *src, size_t n, uint16_t *dst); /* to nearest even */
     void (*dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst);
     void (*dot_rows)(enum dot_form form, const void *rows, const float *scales, size_t n,

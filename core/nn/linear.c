@@ -180,16 +180,36 @@ bool linear_run(struct pool *pool, struct linear_job *job)
     return !atomic_load_explicit(&job->failed, memory_order_relaxed);
 }
 
-void nn_linear(const struct compute *compute, const struct linear *linear, const float *x,
-               size_t n_rows, enum activation activation, const float *residual, float *y)
+/* Units that round rows to bf16 or to 8 bits read them as either. */
+enum dtype nn_linear_dtype(const struct linear *linear)
+{
+    return linear->form != WEIGHT_F32 && kernels()->units[WEIGHT_BF16] ? DTYPE_BF16 : DTYPE_F32;
+}
+
+void nn_linear_rows(const struct compute *compute, const struct linear *linear, struct nn_rows x,
+                    size_t n_rows, enum activation activation, const float *residual,
+                    struct nn_rows y)
 {
     struct linear_job job = {
         .linear = linear,
-        .x = x,
         .n_rows = n_rows,
         .activation = activation,
         .residual = residual,
-        .y = y,
     };
+    if (x.dtype == DTYPE_BF16)
+        job.x_bf16 = x.data;
+    else
+        job.x = x.data;
+    if (y.dtype == DTYPE_BF16)
+        job.y_bf16 = y.data;
+    else
+        job.y = y.data;
     linear_run(compute->pool, &job);
+}
+
+void nn_linear(const struct compute *compute, const struct linear *linear, const float *x,
+               size_t n_rows, enum activation activation, const float *residual, float *y)
+{
+    nn_linear_rows(compute, linear, (struct nn_rows){(float *)x, DTYPE_F32}, n_rows, activation,
+                   residual, (struct nn_rows){y, DTYPE_F32});
 }

@@ -124,6 +124,18 @@ void linear_init_packed(struct linear *linear, enum weight_form form, const void
 void nn_linear(const struct compute *compute, const struct linear *linear, const float *x,
                size_t n_rows, enum activation activation, const float *residual, float *y);
 
+/* Rows on their way from one operation to the next: f32, or bf16 where who reads them rounds them
+ * to that or less anyway, which is half the bytes through the caches. The caller owns `data`. */
+struct nn_rows {
+    void *data;
+    enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16 */
+};
+/* What rows had better be that this layer reads or writes: only then they may be DTYPE_BF16. */
+enum dtype nn_linear_dtype(const struct linear *linear);
+void nn_linear_rows(const struct compute *compute, const struct linear *linear, struct nn_rows x,
+                    size_t n_rows, enum activation activation, const float *residual,
+                    struct nn_rows y);
+
 /* ---- norms, embeddings, elementwise ------------------------------------------------------------
  */
 
@@ -135,6 +147,8 @@ struct norm {
 };
 void nn_layer_norm(const struct compute *compute, const struct norm *norm, const float *x,
                    size_t n_rows, float *y); /* y may be x */
+void nn_layer_norm_rows(const struct compute *compute, const struct norm *norm, const float *x,
+                        size_t n_rows, struct nn_rows y);
 void nn_rms_norm(const struct compute *compute, const struct norm *norm, const float *x,
                  size_t n_rows, float *y);
 void nn_add(const struct compute *compute, float *x, const float *y, size_t n);      /* x += y */
@@ -150,7 +164,7 @@ void nn_l2_normalize_rows(float *x, size_t n_rows, size_t dim);
  * apart, a row holds the heads one after another (head h at offset h · head_dim), so q, k and v may
  * be slices of one fused projection or of a KV cache. */
 struct attention_item {
-    const float *q;
+    const void *q; /* float, or as q_dtype says */
     size_t n_q, q_stride;
     const void *k, *v; /* float, or as kv_dtype says */
     size_t n_kv, kv_stride;
@@ -158,11 +172,12 @@ struct attention_item {
     size_t out_stride;
     const float *key_bias; /* [n_kv] added to the scores of all heads and queries, or NULL (masks:
                               -INFINITY) */
-    /* Other ways in which keys and values can lie, as nn_keep_heads() lays them out. */
-    enum dtype kv_dtype;   /* DTYPE_F32, or DTYPE_BF16 with head_dim <= KV_BF16_DIM */
-    size_t kv_head_stride; /* elements from a head to the next one; 0: head_dim */
+    /* DTYPE_F32, or DTYPE_BF16 with head_dim <= ATTENTION_BF16_DIM. */
+    enum dtype q_dtype, kv_dtype;
+    size_t kv_head_stride; /* elements from a head to the next one, as nn_keep_heads() lays them
+                              out; 0: head_dim */
 };
-enum { KV_BF16_DIM = 256 };
+enum { ATTENTION_BF16_DIM = 256 };
 
 struct attention_shape {
     size_t n_heads;
@@ -180,6 +195,10 @@ struct attention_shape {
  * queries. The scores of a block are the only ones in memory. */
 enum status nn_attention(const struct compute *compute, const struct attention_shape *shape,
                          const struct attention_item *items, size_t n_items, struct error *err);
+
+/* What queries, keys and values of items of n_q queries and more had better be: DTYPE_BF16 where
+ * they are multiplied as that anyway, and so need not be wider on their way. */
+enum dtype nn_attention_dtype(const struct attention_shape *shape, size_t n_q);
 
 /* Rows [n_rows, n_heads · head_dim] as f32 or bf16, one head's rows after another's: [n_heads]
  * [n_rows][head_dim]. A head's are then read in one run (and half the bytes, in bf16): for keys and

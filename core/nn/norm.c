@@ -10,17 +10,20 @@ enum { CHUNK_FLOATS = 16384 };
 struct norm_job {
     const struct norm *norm;
     const float *x;
-    float *y;
+    struct nn_rows y;
     size_t n_rows, chunk_rows;
-    void (*row)(const struct norm *norm, const float *x, float *y);
+    void (*row)(const struct norm *norm, const float *x, float *y, uint16_t *y_bf16);
 };
 
 static void norm_chunk(void *context, size_t i)
 {
     const struct norm_job *job = context;
     size_t dim = job->norm->dim, end = min_size(job->n_rows, (i + 1) * job->chunk_rows);
+    float *y = job->y.dtype == DTYPE_BF16 ? NULL : job->y.data;
+    uint16_t *y_bf16 = job->y.dtype == DTYPE_BF16 ? job->y.data : NULL;
     for (size_t row = i * job->chunk_rows; row < end; row++)
-        job->row(job->norm, job->x + row * dim, job->y + row * dim);
+        job->row(job->norm, job->x + row * dim, y ? y + row * dim : NULL,
+                 y_bf16 ? y_bf16 + row * dim : NULL);
 }
 
 static void norm_rows(const struct compute *compute, struct norm_job job)
@@ -32,16 +35,23 @@ static void norm_rows(const struct compute *compute, struct norm_job job)
     pool_run(compute->pool, (job.n_rows + job.chunk_rows - 1) / job.chunk_rows, norm_chunk, &job);
 }
 
+void nn_layer_norm_rows(const struct compute *compute, const struct norm *norm, const float *x,
+                        size_t n_rows, struct nn_rows y)
+{
+    norm_rows(compute, (struct norm_job){norm, x, y, n_rows, 0, kernels()->layer_norm_row});
+}
+
 void nn_layer_norm(const struct compute *compute, const struct norm *norm, const float *x,
                    size_t n_rows, float *y)
 {
-    norm_rows(compute, (struct norm_job){norm, x, y, n_rows, 0, kernels()->layer_norm_row});
+    nn_layer_norm_rows(compute, norm, x, n_rows, (struct nn_rows){y, DTYPE_F32});
 }
 
 void nn_rms_norm(const struct compute *compute, const struct norm *norm, const float *x,
                  size_t n_rows, float *y)
 {
-    norm_rows(compute, (struct norm_job){norm, x, y, n_rows, 0, kernels()->rms_norm_row});
+    struct nn_rows to = {y, DTYPE_F32};
+    norm_rows(compute, (struct norm_job){norm, x, to, n_rows, 0, kernels()->rms_norm_row});
 }
 
 struct pair_job {

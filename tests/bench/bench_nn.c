@@ -268,7 +268,7 @@ struct vit {
     struct norm norm;
     size_t batch;
     const float *pictures[32];
-    float *x, *y, *wide, *patches;
+    float *x, *y, *wide, *patches; /* y and wide: of bf16 where that is enough */
     double products_s, attention_s, rows_s;
 };
 
@@ -290,31 +290,38 @@ static void vit_pass(void *context)
     SPENT(rows_s);
     nn_linear(&compute, &vit->patch, vit->patches, vit->batch * 49, ACTIVATION_NONE, NULL, vit->x);
     SPENT(products_s);
-    for (size_t i = 0; i < vit->batch; i++)
+    enum dtype dtype = nn_linear_dtype(&vit->fc2[0]), q_dtype = nn_attention_dtype(&shape, TOKENS);
+    struct nn_rows x = {vit->x, DTYPE_F32}, attended = {vit->y, DTYPE_F32},
+                   normed = {vit->y, dtype}, inner = {vit->wide, dtype}, qkv = {vit->wide, q_dtype};
+    char *q = qkv.data;
+    size_t each = dtype_size(q_dtype);
+    for (size_t i = 0; i < vit->batch; i++, q += TOKENS * 3 * WIDTH * each)
         items[i] = (struct attention_item){
-            .q = vit->wide + i * TOKENS * 3 * WIDTH,
+            .q = q,
             .n_q = TOKENS,
             .q_stride = 3 * WIDTH,
-            .k = vit->wide + i * TOKENS * 3 * WIDTH + WIDTH,
-            .v = vit->wide + i * TOKENS * 3 * WIDTH + 2 * WIDTH,
+            .k = q + WIDTH * each,
+            .v = q + 2 * WIDTH * each,
             .n_kv = TOKENS,
             .kv_stride = 3 * WIDTH,
             .out = vit->y + i * TOKENS * WIDTH,
             .out_stride = WIDTH,
+            .q_dtype = q_dtype,
+            .kv_dtype = q_dtype,
         };
     for (size_t layer = 0; layer < N_LAYERS; layer++) {
-        nn_layer_norm(&compute, &vit->norm, vit->x, n, vit->y);
+        nn_layer_norm_rows(&compute, &vit->norm, vit->x, n, normed);
         SPENT(rows_s);
-        nn_linear(&compute, &vit->qkv[layer], vit->y, n, ACTIVATION_NONE, NULL, vit->wide);
+        nn_linear_rows(&compute, &vit->qkv[layer], normed, n, ACTIVATION_NONE, NULL, qkv);
         SPENT(products_s);
         nn_attention(&compute, &shape, items, vit->batch, &err);
         SPENT(attention_s);
-        nn_linear(&compute, &vit->out[layer], vit->y, n, ACTIVATION_NONE, vit->x, vit->x);
+        nn_linear_rows(&compute, &vit->out[layer], attended, n, ACTIVATION_NONE, vit->x, x);
         SPENT(products_s);
-        nn_layer_norm(&compute, &vit->norm, vit->x, n, vit->y);
+        nn_layer_norm_rows(&compute, &vit->norm, vit->x, n, normed);
         SPENT(rows_s);
-        nn_linear(&compute, &vit->fc1[layer], vit->y, n, ACTIVATION_QUICK_GELU, NULL, vit->wide);
-        nn_linear(&compute, &vit->fc2[layer], vit->wide, n, ACTIVATION_NONE, vit->x, vit->x);
+        nn_linear_rows(&compute, &vit->fc1[layer], normed, n, ACTIVATION_QUICK_GELU, NULL, inner);
+        nn_linear_rows(&compute, &vit->fc2[layer], inner, n, ACTIVATION_NONE, vit->x, x);
         SPENT(products_s);
     }
 }

@@ -293,7 +293,7 @@ static void attention_reference(const struct attention_shape *shape,
     for (size_t j = 0; j < item->n_kv; j++) {
         double dot = 0;
         for (size_t d = 0; d < dim; d++)
-            dot += (double)item->q[i * item->q_stride + head * dim + d] *
+            dot += (double)((const float *)item->q)[i * item->q_stride + head * dim + d] *
                    ((const float *)item->k)[j * item->kv_stride + kv_head * dim + d];
         scores[j] = dot * shape->scale;
         if (shape->cap > 0)
@@ -339,7 +339,7 @@ static void check_attention(const struct attention_shape *shape, size_t n_items,
     struct attention_item items[8];
     size_t width = shape->n_heads * shape->head_dim, kv_width = shape->n_kv_heads * shape->head_dim;
     bool is_kept = random_below(2) == 0;
-    bool is_narrow = shape->head_dim <= KV_BF16_DIM && random_below(2) == 0;
+    bool is_narrow = shape->head_dim <= ATTENTION_BF16_DIM && random_below(2) == 0;
     enum dtype dtype = is_narrow ? DTYPE_BF16 : DTYPE_F32;
     for (size_t at = 0; at < n_items; at++) {
         struct attention_item *item = &items[at];
