@@ -89,14 +89,12 @@ INLINE __m512 load_upto(const char *row, size_t at, size_t n)
                                     : (vec){0});
 }
 
-/* Inputs [d, d + TILE_IN) of row j as bf16, 0 from n on. */
-INLINE __m512i load_inputs(const struct head_rows *rows, size_t j, size_t d, size_t n)
+/* Inputs [d, d + TILE_IN) of a row as bf16, 0 from n on. */
+INLINE __m512i load_inputs(const char *row, bool is_bf16, size_t d, size_t n)
 {
-    const char *row = rows->first + j * rows->stride;
-    if (rows->is_bf16) {
-        size_t left = d < n ? min_size(n - d, TILE_IN) : 0;
-        return _mm512_maskz_loadu_epi16((__mmask32)bits_upto(left), row + 2 * d);
-    }
+    if (is_bf16)
+        return _mm512_maskz_loadu_epi16((__mmask32)bits_upto(d < n ? min_size(n - d, TILE_IN) : 0),
+                                        row + 2 * d);
     return (__m512i)_mm512_cvtne2ps_pbh(load_upto(row, d + LANES, n), load_upto(row, d, n));
 }
 
@@ -109,22 +107,14 @@ INLINE __m512i pair_words(__m512 a, __m512 b)
     return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
-/* Inputs [d, d + 16) of rows j and j + 1 as words; a row from n_rows on is 0. */
-INLINE __m512i load_pairs(const struct head_rows *rows, size_t j, size_t n_rows, size_t d,
-                          size_t dim)
+/* Inputs [d, d + 16) of a row as the lower halves of words. */
+INLINE __m512i load_halves(const char *row, bool is_bf16, size_t d, size_t n)
 {
-    const char *row = rows->first + j * rows->stride, *next = row + rows->stride;
-    size_t n = j < n_rows ? dim : 0, n_next = j + 1 < n_rows ? dim : 0;
-    if (rows->is_bf16) {
-        size_t left = d < n ? min_size(n - d, LANES) : 0,
-               left_next = d < n_next ? min_size(n_next - d, LANES) : 0;
-        __m512i low = _mm512_cvtepu16_epi32(
-            _mm256_maskz_loadu_epi16((__mmask16)bits_upto(left), row + 2 * d));
-        __m512i high = _mm512_cvtepu16_epi32(
-            _mm256_maskz_loadu_epi16((__mmask16)bits_upto(left_next), next + 2 * d));
-        return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    if (is_bf16) {
+        __mmask16 valid = (__mmask16)bits_upto(d < n ? min_size(n - d, LANES) : 0);
+        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(valid, row + 2 * d));
     }
-    return pair_words(load_upto(row, d, n), load_upto(next, d, n_next));
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(load_upto(row, d, n)));
 }
 
 INLINE void store_transposed(vec words[LANES], char *to)
@@ -134,38 +124,61 @@ INLINE void store_transposed(vec words[LANES], char *to)
         vec_store((float *)(void *)to + i * LANES, words[i]);
 }
 
-static void pack_keys(struct head_rows k, size_t n_k, const struct parts *parts)
+INLINE void pack_keys_of(struct head_rows k, bool is_bf16, size_t n_k, const struct parts *parts)
 {
     char *to = parts->keys;
     for (size_t j0 = 0; j0 < pairs_of(n_k); j0 += TILE_ROWS)
-        for (size_t d = 0; d < parts->padded; d += TILE_IN)
-            for (size_t j = j0; j < j0 + TILE_ROWS; j++, to += 64)
-                _mm512_storeu_si512(to, load_inputs(&k, j, d, j < n_k ? parts->dim : 0));
+        for (size_t d = 0; d < parts->padded; d += TILE_IN, to += TILE_BYTES) {
+            const char *row = k.first + j0 * k.stride;
+            size_t j = 0;
+            for (; j < TILE_ROWS && j0 + j < n_k; j++, row += k.stride)
+                _mm512_storeu_si512(to + j * 64, load_inputs(row, is_bf16, d, parts->dim));
+            for (; j < TILE_ROWS; j++)
+                _mm512_storeu_si512(to + j * 64, _mm512_setzero_si512());
+        }
 }
 
-static void pack_values(struct head_rows v, size_t n_k, const struct parts *parts)
+INLINE void pack_values_of(struct head_rows v, bool is_bf16, size_t n_k, const struct parts *parts)
 {
     char *to = parts->values;
     for (size_t j0 = 0; j0 < n_k; j0 += TILE_IN)
         for (size_t d = 0; d < parts->padded; d += TILE_ROWS, to += TILE_BYTES) {
-            vec words[LANES];
-            for (size_t i = 0; i < LANES; i++)
-                words[i] = (vec)load_pairs(&v, j0 + 2 * i, n_k, d, parts->dim);
+            vec words[LANES] = {{0}};
+            const char *row = v.first + j0 * v.stride;
+            for (size_t j = 0; j < TILE_IN && j0 + j < n_k; j++, row += v.stride) {
+                __m512i halves = load_halves(row, is_bf16, d, parts->dim);
+                words[j / 2] = j % 2 == 0 ? (vec)halves
+                                          : (vec)_mm512_or_si512((__m512i)words[j / 2],
+                                                                 _mm512_slli_epi32(halves, 16));
+            }
             store_transposed(words, to);
         }
 }
 
-static void pack_queries(struct head_rows q, size_t n_q, const struct parts *parts)
+INLINE void pack_queries_of(struct head_rows q, bool is_bf16, size_t n_q, const struct parts *parts)
 {
     char *to = parts->queries;
     for (size_t i0 = 0; i0 < pairs_of(n_q); i0 += TILE_ROWS)
         for (size_t d = 0; d < parts->padded; d += TILE_IN, to += TILE_BYTES) {
-            vec words[LANES];
-            for (size_t i = 0; i < LANES; i++)
-                words[i] = (vec)load_inputs(&q, i0 + i, d, i0 + i < n_q ? parts->dim : 0);
+            vec words[LANES] = {{0}};
+            const char *row = q.first + i0 * q.stride;
+            for (size_t i = 0; i < TILE_ROWS && i0 + i < n_q; i++, row += q.stride)
+                words[i] = (vec)load_inputs(row, is_bf16, d, parts->dim);
             store_transposed(words, to);
         }
 }
+
+#define DEFINE_PACK(name)                                                                          \
+    static void name(struct head_rows rows, size_t n, const struct parts *parts)                   \
+    {                                                                                              \
+        if (rows.is_bf16)                                                                          \
+            name##_of(rows, true, n, parts);                                                       \
+        else                                                                                       \
+            name##_of(rows, false, n, parts);                                                      \
+    }
+DEFINE_PACK(pack_keys)
+DEFINE_PACK(pack_values)
+DEFINE_PACK(pack_queries)
 
 /* scores[n_k][PAIR] of the pair of query tiles at `queries`. */
 static void score_step(const struct parts *parts, size_t n_k, const char *queries)
@@ -207,10 +220,10 @@ INLINE __m512 exp2_rough(__m512 x)
 }
 
 /* Makes scores, times `scale`, weights, as words of two keys, in place: [n_k / 2][PAIR] (n_k filled
- * up with zeros to a multiple of TILE_IN). Follows the running maximum and sum; scales what is in
- * `out`. */
+ * up with zeros to a multiple of TILE_IN). Follows the running maximum and sum; scales the
+ * first n_out rows of `out`. */
 static void softmax_step(float *scores, size_t n_k, float scale, float *max, float *sum, float *out,
-                         size_t padded)
+                         size_t n_out)
 {
     const __m512 factor = _mm512_set1_ps(scale);
     __m512 top[2], shift[2], keep[2], total[2][2];
@@ -249,24 +262,31 @@ static void softmax_step(float *scores, size_t n_k, float scale, float *max, flo
         _mm512_storeu_ps(sum + v * LANES,
                          _mm512_fmadd_ps(_mm512_loadu_ps(sum + v * LANES), keep[v], more));
     }
-    for (size_t d = 0; d < padded; d++)
+    for (size_t d = 0; d < n_out; d++)
         for (size_t v = 0; v < 2; v++) {
             float *at = out + d * PAIR + v * LANES;
             _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), keep[v]));
         }
 }
 
-/* out[padded][PAIR] += valuesᵀ · weights */
-static void weigh_step(const struct parts *parts, size_t n_k, float *out)
+/* out[padded][PAIR] += valuesᵀ · weights; of the first keys, out is not read. */
+static void weigh_step(const struct parts *parts, size_t n_k, bool is_first, float *out)
 {
     size_t next = parts->padded / TILE_ROWS * TILE_BYTES;
     for (size_t d = 0; d < parts->padded; d += PAIR) {
         float *to = out + d * PAIR;
         const char *values = parts->values + d / TILE_ROWS * TILE_BYTES;
-        _tile_loadd(0, to, PAIR * 4);
-        _tile_loadd(1, to + TILE_ROWS, PAIR * 4);
-        _tile_loadd(2, to + TILE_ROWS * PAIR, PAIR * 4);
-        _tile_loadd(3, to + TILE_ROWS * PAIR + TILE_ROWS, PAIR * 4);
+        if (is_first) {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+        } else {
+            _tile_loadd(0, to, PAIR * 4);
+            _tile_loadd(1, to + TILE_ROWS, PAIR * 4);
+            _tile_loadd(2, to + TILE_ROWS * PAIR, PAIR * 4);
+            _tile_loadd(3, to + TILE_ROWS * PAIR + TILE_ROWS, PAIR * 4);
+        }
         for (size_t j = 0; j < n_k; j += TILE_IN, values += next) {
             const float *weights = parts->scores + j / 2 * PAIR;
             _tile_loadd(4, values, 64);
@@ -315,7 +335,6 @@ void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct a
         parts.max[i] = -INFINITY;
         parts.sum[i] = 0;
     }
-    memset(parts.out, 0, pairs_of(n_q) * parts.padded * sizeof(float));
     pack_queries(rows_of(item->q, item->q_dtype, q0 * item->q_stride + head * dim, item->q_stride),
                  n_q, &parts);
     tiles_begin();
@@ -336,13 +355,17 @@ void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct a
             if (shape->causal)
                 mask_causal(item, q0 + i, PAIR, k0, n_k, parts.scores);
             softmax_step(parts.scores, n_k, is_scaled ? 1 : scale, parts.max + i, parts.sum + i,
-                         out, parts.padded);
+                         out, k0 ? parts.padded : 0);
             tiles_see_memory();
-            weigh_step(&parts, n_k, out);
+            weigh_step(&parts, n_k, k0 == 0, out);
         }
     }
     _tile_release();
-    for (size_t i = 0; i < n_q; i += PAIR)
-        store_queries(shape, item, head, q0 + i, min_size(PAIR, n_q - i), PAIR,
-                      parts.out + i * parts.padded, parts.sum + i);
+    for (size_t i = 0; i < n_q; i += PAIR) {
+        size_t n = min_size(PAIR, n_q - i);
+        float *out = parts.out + i * parts.padded;
+        if (keys_seen(shape, item, q0 + i + n) == 0)
+            memset(out, 0, PAIR * parts.padded * sizeof *out);
+        store_queries(shape, item, head, q0 + i, n, PAIR, out, parts.sum + i);
+    }
 }
