@@ -121,14 +121,16 @@ void encoder_release(struct encoder *encoder)
 }
 
 /* A pass's scratch memory. `wide` holds q, k, v during attention and the MLP's inner activations
- * after it. */
+ * after it. Rows that go from one operation to the next, there and in `normed`, are bf16 where a
+ * layer's form allows it, else f32. */
 struct pass {
     const struct encoder *encoder;
     const struct compute *compute;
     const size_t *n_rows;
     size_t n_items, n_total;
-    float *normed; /* [n_total, dim]; also the attention's result */
-    float *wide;   /* [n_total, max(3 dim, mlp_dim)] */
+    size_t n_rows_min; /* of the shortest item */
+    float *normed;     /* [n_total, dim]; also the attention's result */
+    float *wide;       /* [n_total, max(3 dim, mlp_dim)] */
     struct attention_item *items;
     float *joined; /* keys and values of each item behind its prefix; NULL: there is none */
 };
@@ -138,11 +140,18 @@ static enum status pass_init(struct pass *pass, const struct encoder *encoder,
                              struct error *err)
 {
     size_t dim = encoder->config.dim, mlp_dim = encoder->config.mlp_dim;
-    size_t n_total = 0;
-    for (size_t i = 0; i < n_items; i++)
+    size_t n_total = 0, n_rows_min = SIZE_MAX;
+    for (size_t i = 0; i < n_items; i++) {
         if (!size_add(n_total, n_rows[i], &n_total))
             return error_no_memory(err, "a forward pass");
-    *pass = (struct pass){encoder, compute, n_rows, n_items, n_total, NULL, NULL, NULL, NULL};
+        n_rows_min = n_rows[i] < n_rows_min ? n_rows[i] : n_rows_min;
+    }
+    *pass = (struct pass){.encoder = encoder,
+                          .compute = compute,
+                          .n_rows = n_rows,
+                          .n_items = n_items,
+                          .n_total = n_total,
+                          .n_rows_min = n_rows_min};
     size_t width = 3 * dim > mlp_dim ? 3 * dim : mlp_dim, n;
     if (!size_mul(n_total, width, &n))
         return error_no_memory(err, "a forward pass");
@@ -163,25 +172,46 @@ static enum status pass_set_prefix(struct pass *pass, struct error *err)
     return pass->joined ? STATUS_OK : error_no_memory(err, "a forward pass's activations");
 }
 
-/* Queries, keys, values of n_total rows, as (base, stride). */
+/* Queries, keys, values of n_total rows, a row `stride` elements behind the one before. */
 struct qkv {
-    const float *q, *k, *v;
+    const void *q, *k, *v;
     size_t stride;
+    enum dtype dtype;
 };
 
-static struct qkv project_qkv(const struct pass *pass, const struct encoder_layer *layer,
-                              const float *from)
+static const void *row_of(const void *rows, const struct qkv *qkv, size_t row)
 {
-    size_t dim = pass->encoder->config.dim, n = pass->n_total;
-    float *wide = pass->wide;
+    return (const char *)rows + row * qkv->stride * dtype_size(qkv->dtype);
+}
+
+/* What goes into the layer's q, k, v (and what they may give). */
+static enum dtype qkv_dtype(const struct encoder *encoder, const struct encoder_layer *layer)
+{
+    if (encoder->fused)
+        return nn_linear_dtype(&layer->qkv);
+    return nn_linear_dtype(&layer->q) == DTYPE_BF16 && nn_linear_dtype(&layer->k) == DTYPE_BF16
+               ? nn_linear_dtype(&layer->v)
+               : DTYPE_F32;
+}
+
+static struct qkv project_qkv(const struct pass *pass, const struct encoder_layer *layer,
+                              struct nn_rows from, enum dtype dtype)
+{
+    size_t dim = pass->encoder->config.dim, n = pass->n_total, each = dtype_size(dtype);
+    char *q = (char *)pass->wide;
     if (pass->encoder->fused) {
-        nn_linear(pass->compute, &layer->qkv, from, n, ACTIVATION_NONE, NULL, wide);
-        return (struct qkv){wide, wide + dim, wide + 2 * dim, 3 * dim};
+        nn_linear_rows(pass->compute, &layer->qkv, from, n, ACTIVATION_NONE, NULL,
+                       (struct nn_rows){q, dtype});
+        return (struct qkv){q, q + dim * each, q + 2 * dim * each, 3 * dim, dtype};
     }
-    nn_linear(pass->compute, &layer->q, from, n, ACTIVATION_NONE, NULL, wide);
-    nn_linear(pass->compute, &layer->k, from, n, ACTIVATION_NONE, NULL, wide + n * dim);
-    nn_linear(pass->compute, &layer->v, from, n, ACTIVATION_NONE, NULL, wide + 2 * n * dim);
-    return (struct qkv){wide, wide + n * dim, wide + 2 * n * dim, dim};
+    char *k = q + n * dim * each, *v = k + n * dim * each;
+    nn_linear_rows(pass->compute, &layer->q, from, n, ACTIVATION_NONE, NULL,
+                   (struct nn_rows){q, dtype});
+    nn_linear_rows(pass->compute, &layer->k, from, n, ACTIVATION_NONE, NULL,
+                   (struct nn_rows){k, dtype});
+    nn_linear_rows(pass->compute, &layer->v, from, n, ACTIVATION_NONE, NULL,
+                   (struct nn_rows){v, dtype});
+    return (struct qkv){q, k, v, dim, dtype};
 }
 
 static void copy_rows(float *to, const float *from, size_t stride, size_t n, size_t dim)
@@ -195,7 +225,8 @@ static void set_keys(const struct pass *pass, const struct qkv *qkv, size_t i, s
 {
     struct attention_item *item = &pass->items[i];
     size_t dim = pass->encoder->config.dim, stride = qkv->stride;
-    const float *k = qkv->k + row * stride, *v = qkv->v + row * stride;
+    const void *k = row_of(qkv->k, qkv, row), *v = row_of(qkv->v, qkv, row);
+    item->kv_dtype = qkv->dtype;
     if (!pass->joined || i == 0) {
         item->k = k;
         item->v = v;
@@ -229,11 +260,14 @@ static struct attention_shape shape_of(const struct encoder_config *config,
 static void mlp(const struct pass *pass, const struct encoder_layer *layer, float *rows, size_t n)
 {
     const struct encoder_config *config = &pass->encoder->config;
-    const float *from = config->post_norm ? rows : pass->normed;
+    enum dtype dtype = nn_linear_dtype(&layer->fc1);
+    struct nn_rows x = {rows, DTYPE_F32}, normed = {pass->normed, dtype},
+                   inner = {pass->wide, dtype == DTYPE_BF16 ? nn_linear_dtype(&layer->fc2) : dtype};
     if (!config->post_norm)
-        nn_layer_norm(pass->compute, &layer->norm2, rows, n, pass->normed);
-    nn_linear(pass->compute, &layer->fc1, from, n, config->activation, NULL, pass->wide);
-    nn_linear(pass->compute, &layer->fc2, pass->wide, n, ACTIVATION_NONE, rows, rows);
+        nn_layer_norm_rows(pass->compute, &layer->norm2, rows, n, normed);
+    nn_linear_rows(pass->compute, &layer->fc1, config->post_norm ? x : normed, n,
+                   config->activation, NULL, inner);
+    nn_linear_rows(pass->compute, &layer->fc2, inner, n, ACTIVATION_NONE, rows, x);
     if (config->post_norm)
         nn_layer_norm(pass->compute, &layer->norm2, rows, n, rows);
 }
@@ -242,19 +276,24 @@ static enum status layer_forward(const struct pass *pass, const struct encoder_l
                                  float *x, struct error *err)
 {
     const struct encoder_config *config = &pass->encoder->config;
+    struct attention_shape shape = shape_of(config, layer, config->causal);
     size_t dim = config->dim;
+    enum dtype dtype = qkv_dtype(pass->encoder, layer);
+    struct nn_rows rows = {x, DTYPE_F32}, normed = {pass->normed, dtype};
     if (!config->post_norm)
-        nn_layer_norm(pass->compute, &layer->norm1, x, pass->n_total, pass->normed);
-    struct qkv qkv = project_qkv(pass, layer, config->post_norm ? x : pass->normed);
+        nn_layer_norm_rows(pass->compute, &layer->norm1, x, pass->n_total, normed);
+    if (dtype == DTYPE_BF16)
+        dtype = pass->joined ? DTYPE_F32 : nn_attention_dtype(&shape, pass->n_rows_min);
+    struct qkv qkv = project_qkv(pass, layer, config->post_norm ? rows : normed, dtype);
     for (size_t i = 0, row = 0; i < pass->n_items; row += pass->n_rows[i++]) {
-        pass->items[i] = (struct attention_item){.q = qkv.q + row * qkv.stride,
+        pass->items[i] = (struct attention_item){.q = row_of(qkv.q, &qkv, row),
+                                                 .q_dtype = qkv.dtype,
                                                  .n_q = pass->n_rows[i],
                                                  .q_stride = qkv.stride,
                                                  .out = pass->normed + row * dim,
                                                  .out_stride = dim};
         set_keys(pass, &qkv, i, row, pass->n_rows[i]);
     }
-    struct attention_shape shape = shape_of(config, layer, config->causal);
     enum status status = nn_attention(pass->compute, &shape, pass->items, pass->n_items, err);
     if (status)
         return status;
@@ -284,15 +323,15 @@ static enum status pooled_layer_forward(const struct pass *pass, const struct en
     }
     struct qkv qkv;
     if (pass->encoder->fused) {
-        qkv = project_qkv(pass, layer, pass->normed);
+        qkv = project_qkv(pass, layer, (struct nn_rows){pass->normed, DTYPE_F32}, DTYPE_F32);
         for (size_t i = 0, row = 0; i < n_items; row += pass->n_rows[i++])
-            memcpy(queries + i * dim, qkv.q + (row + pooled[i]) * qkv.stride, dim * sizeof(float));
+            memcpy(queries + i * dim, row_of(qkv.q, &qkv, row + pooled[i]), dim * sizeof(float));
     } else {
         float *k = pass->wide, *v = k + n * dim;
         nn_linear(pass->compute, &layer->q, query_rows, n_items, ACTIVATION_NONE, NULL, queries);
         nn_linear(pass->compute, &layer->k, pass->normed, n, ACTIVATION_NONE, NULL, k);
         nn_linear(pass->compute, &layer->v, pass->normed, n, ACTIVATION_NONE, NULL, v);
-        qkv = (struct qkv){queries, k, v, dim};
+        qkv = (struct qkv){queries, k, v, dim, DTYPE_F32};
     }
     for (size_t i = 0, row = 0; i < n_items; row += pass->n_rows[i++]) {
         pass->items[i] = (struct attention_item){.q = queries + i * dim,

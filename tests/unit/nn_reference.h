@@ -101,6 +101,22 @@ static inline double activation_reference(enum activation activation, double x)
     }
 }
 
+/* Numbers as bf16, to nearest even; what they have become is written back. free() is the caller's.
+ */
+static inline uint16_t *floats_to_bf16(float *x, size_t n)
+{
+    uint16_t *narrow = malloc(n ? n * sizeof *narrow : 1);
+    ck_assert_ptr_nonnull(narrow);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000;
+        memcpy(x + i, &bits, sizeof bits);
+        narrow[i] = (uint16_t)(bits >> 16);
+    }
+    return narrow;
+}
+
 /* |got - want| <= tolerance · (|want| + scale). */
 static inline bool close_to(double got, double want, double tolerance, double scale)
 {

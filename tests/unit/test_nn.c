@@ -225,6 +225,18 @@ START_TEST(norms_match_plain_loop)
                               dim, y[r * dim + d], want);
             }
         }
+        if (!rms) { /* as bf16 they are the same, rounded */
+            uint16_t *narrow = malloc(rows * dim * sizeof *narrow);
+            ck_assert_ptr_nonnull(narrow);
+            nn_layer_norm_rows(&compute, &norm, x, rows, (struct nn_rows){narrow, DTYPE_BF16});
+            float *copy = floats_random(rows * dim, 0, 1);
+            memcpy(copy, y, rows * dim * sizeof *copy);
+            uint16_t *wanted = floats_to_bf16(copy, rows * dim);
+            ck_assert_mem_eq(narrow, wanted, rows * dim * sizeof *narrow);
+            floats_free(copy);
+            free(wanted);
+            free(narrow);
+        }
         /* in place gives the same bits */
         (rms ? nn_rms_norm : nn_layer_norm)(&compute, &norm, x, rows, x);
         ck_assert_mem_eq(x, y, rows * dim * sizeof *x);
@@ -371,10 +383,27 @@ static void check_attention(const struct attention_shape *shape, size_t n_items,
         given[at].kv_stride = shape->head_dim;
         given[at].kv_head_stride = items[at].n_kv * shape->head_dim;
     }
+    bool is_q_narrow = shape->head_dim <= ATTENTION_BF16_DIM && random_below(2) == 0;
+    for (size_t at = 0; at < n_items; at++) {
+        struct attention_item *item = &given[at];
+        if (is_q_narrow) {
+            item->q = floats_to_bf16((float *)item->q, item->n_q * item->q_stride);
+            item->q_dtype = DTYPE_BF16;
+        }
+        if (is_narrow && !is_kept) {
+            item->k = floats_to_bf16((float *)item->k, item->n_kv * item->kv_stride);
+            item->v = floats_to_bf16((float *)item->v, item->n_kv * item->kv_stride);
+            item->kv_dtype = DTYPE_BF16;
+        }
+    }
     ck_assert_int_eq(nn_attention(&compute, shape, given, n_items, &err), STATUS_OK);
-    for (size_t at = 0; at < n_items && is_kept; at++) {
-        free((void *)given[at].k);
-        free((void *)given[at].v);
+    for (size_t at = 0; at < n_items; at++) {
+        if (is_kept || is_narrow) {
+            free((void *)given[at].k);
+            free((void *)given[at].v);
+        }
+        if (is_q_narrow)
+            free((void *)given[at].q);
     }
     double *want = malloc((shape->head_dim + 1) * sizeof *want), squares = 0, n_all = 0;
     ck_assert_ptr_nonnull(want);
