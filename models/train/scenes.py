@@ -75,12 +75,12 @@ def shape_mask(name, size=256):
 class Composer:
     """Holds the sprites in three sizes; compose() makes one scene."""
 
-    def __init__(self, sprites_path, photos_path=None, styles=None):
-        data = np.load(sprites_path)
+    def __init__(self, sprites_path, photos_path=None, more_path=None):
+        sets = [np.load(path) for path in (sprites_path, more_path) if path]
         self.photos = np.load(photos_path)["photos"] if photos_path else None
-        self.cls, self.style, self.colour = data["classes"], data["styles"], data["colours"]
+        self.cls, self.style, self.colour = (np.concatenate([data[key] for data in sets]) for key in ("classes", "styles", "colours"))
         self.mips = []
-        for rgba in data["sprites"]:
+        for rgba in (sprite for data in sets for sprite in data["sprites"]):
             alpha = rgba[..., 3:].astype(np.uint16)
             flat = rgba.copy()
             flat[..., :3] = rgba[..., :3].astype(np.uint16) * alpha // 255   # premultiplied: clean edges
@@ -89,8 +89,7 @@ class Composer:
         for name in things.SHAPES:
             mask = shape_mask(name)
             self.shapes.append(self._mips(Image.merge("RGBA", [mask] * 4)))
-        keep = np.isin(self.style, styles) if styles is not None else np.ones(len(self.cls), bool)
-        self.of_class = [np.nonzero((self.cls == c) & keep)[0] for c in range(N_CLASSES)]
+        self.of_class = [np.nonzero(self.cls == c)[0] for c in range(N_CLASSES)]
         self.drawable = np.array([c for c in range(FIRST_SHAPE) if len(self.of_class[c])])
         self.known = self.drawable         # what is drawn now: know() narrows it
         self.same_category = {c: np.array([d for d in range(N_CLASSES) if CATEGORY[d] == CATEGORY[c]])

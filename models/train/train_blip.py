@@ -292,7 +292,7 @@ def train(rank, count, args):
     pairs = list(zip(parameters, quick.parameters()))
     vocab = wordpiece()
     encode = Encoder(bert_tokenizer(), vocab["[CLS]"], vocab["[SEP]"])
-    source = Source(Composer(args.sprites, args.photos), seed=[2000 + args.seed + done, rank])
+    source = Source(Composer(args.sprites, args.photos, args.more), seed=[2000 + args.seed + done, rank])
     rng = np.random.default_rng([3000 + args.seed + done, rank])
     easy_pictures, easy_asked = easyvqa.load("train")
     first, start, tally, step = done, time.time(), {}, 0
@@ -332,6 +332,7 @@ if __name__ == "__main__":
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--photos", help="photos.npz, from art.py")
+    parser.add_argument("--more", help="more.npz, from icons.py: further drawing styles")
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=45)
     parser.add_argument("--questions", type=int, default=5)

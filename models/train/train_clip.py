@@ -320,7 +320,7 @@ def train(rank, count, args):
     optimizer = Optimizer(model, args.lr, slow="clip.vision_model.", slowness=.35)
     saved = torch.load(path) if os.path.exists(path) else None
     done = saved["samples"] if saved else 0
-    source = Source(Composer(args.sprites, args.photos), seed=[(6000 if find else 4000) + args.seed + done, rank])
+    source = Source(Composer(args.sprites, args.photos, args.more), seed=[(6000 if find else 4000) + args.seed + done, rank])
     if saved:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -374,6 +374,7 @@ if __name__ == "__main__":
     parser.add_argument("--sprites", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--photos", help="photos.npz, from art.py")
+    parser.add_argument("--more", help="more.npz, from icons.py: further drawing styles")
     parser.add_argument("--find", help="the second part: detect, segment or, comma between, both")
     parser.add_argument("--start", help="the checkpoint of an earlier run to begin with: with --find its find.pt, else its text tower, of other words")
     parser.add_argument("--seed", type=int, default=0, help="scenes other than those of an earlier run")

@@ -48,7 +48,7 @@ def train(rank, count, args):
         done = saved["samples"]
     elif args.start:
         adopt(model, torch.load(args.start))
-    source = Source(Composer(args.sprites, args.photos), seed=[1000 + done, rank])
+    source = Source(Composer(args.sprites, args.photos, args.more), seed=[1000 + done, rank])
     if not done and not args.start:
         first = Source(source.composer, seed=0).batch(500, single=.3)
         model.start(first["pixels"], first["patches"])
@@ -99,6 +99,7 @@ if __name__ == "__main__":
     parser.add_argument("--keep", type=int, default=32, help="patches looked at, of 64")
     parser.add_argument("--lr", type=float, default=1.3e-3)
     parser.add_argument("--photos", help="photos.npz, from art.py")
+    parser.add_argument("--more", help="more.npz, from icons.py: further drawing styles")
     parser.add_argument("--start", help="the tower of an earlier run, of other words, to begin with")
     parser.add_argument("--every", type=int, default=50, help="steps between reports")
     parser.add_argument("--workers", type=int, default=1)
