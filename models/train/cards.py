@@ -27,7 +27,7 @@ on pictures that the scripts in `../train` compose from openly licensed drawings
 * Architecture: `{arch}`, vision {vision} layers of width {width} ({heads} heads, MLP {inner}), pictures of 128x128 in patches of 16; text
   {text} layers of width {width} (MLP {tinner}). Weights bf16, {size:.1f} MB. It loads with `from_pretrained`.
 * Pictures are squeezed to 128x128 (bicubic), scaled to 0..1, normalised with CLIP's mean and deviation.
-* Art: OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0), Noto Emoji (Apache 2.0), Tux Paint's stamps and desktop wallpapers of Debian (GPL, CC BY-SA):
+* Art: OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0), Noto Emoji (Apache 2.0), Tux Paint's stamps and desktop wallpapers of Debian (GPL, CC BY-SA){more}:
   see `../NOTICE.md`. Fluent Emoji was never used in training; it is the unseen style below.
 
 ## What it knows
@@ -49,6 +49,10 @@ Pictures composed as in training, from seeds never trained on (`../train/evaluat
 
 {limits}
 """
+
+# Trained with the styles of icons.py, too.
+MORE = {"vlmd-clip", "vlmd-detect", "vlmd-segment"}
+MORE_ART = "; in its last\n  64,000 scenes and more also EmojiOne 1 and 2, Noto Emoji v1, FxEmoji and Streamline Emojis (CC BY, CC BY-SA, Apache 2.0)"
 
 LIMITS = """* Anything else: real photographs, text in pictures, people, actions; drawings of a style far from those above. It has no way to say
   "I don't know" and answers such pictures with the nearest word it has.
@@ -84,7 +88,7 @@ def main():
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "stamps.txt"), encoding="utf-8") as file:
         stamped = sum(" = " in line and not line.startswith("#") for line in file)
 
-    def card(name, arch, tag, what, measured, more=""):
+    def card(name, arch, tag, what, measured, more_limits=""):
         folder = os.path.join(args.models, name)
         path = os.path.join(folder, "model.safetensors")
         if not os.path.exists(path):
@@ -92,7 +96,7 @@ def main():
         text = HEAD.format(name=name, what=what, arch=arch, tag=tag, vision=VISION_LAYERS, width=WIDTH, heads=HEADS, inner=VISION_INNER,
                            text=TEXT_LAYERS, tinner=TEXT_INNER, size=os.path.getsize(path) / 1e6, n=N_CLASSES - len(things.SHAPES),
                            shapes=", ".join(s + "s" if not s.endswith("s") else s + "es" for s in things.SHAPES),
-                           colours=", ".join(things.COLOURS), words=words, measured=measured, stamped=stamped, limits=LIMITS + more)
+                           colours=", ".join(things.COLOURS), words=words, measured=measured, stamped=stamped, limits=LIMITS + more_limits, more=MORE_ART if name in MORE else "")
         with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
             file.write(text)
 
