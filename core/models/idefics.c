@@ -17,10 +17,12 @@
  *             words look at them crosswise.
  *   Text      <s>, and for each picture <fake_token_around_image><image><fake_token_around_image>;
  *             pictures that follow each other share the token between them. Checkpoints that know
- *             <end_of_utterance> were trained on dialogues: "User:
- * …<end_of_utterance>\nAssistant:". Mask      A token looks at the last picture at or before it,
- * alone; before the first picture, and after an end of text (</s>) until the next picture, at none.
- * What is written looks where the prompt's last token did. Easy to get wrong
+ *             <end_of_utterance> were trained on dialogues: "User: …<end_of_utterance>", a line's
+ *             end, "Assistant:".
+ *   Mask      A token looks at the last picture at or before it, alone; before the first picture,
+ *             and after an end of text (</s>) until the next picture, at none. What is written
+ *             looks where the prompt's last token did.
+ *   Easy to get wrong
  *     - Where a word looks at no picture the gated layer's attention adds nothing, its MLP does.
  *     - Tokens from vocab_size on have their rows and logits in tensors of their own.
  *     - The preprocessor's "image_size" wins over its "size".
