@@ -49,13 +49,18 @@ def renamed(state, *pairs):
     return out
 
 
+def saved(run, name, common):
+    """A model's own checkpoint (`--name itm.pt`) where there is one, else the common one."""
+    own = os.path.join(run, name + ".pt")
+    return torch.load(own if os.path.exists(own) else os.path.join(run, common))["model"]
+
+
 def blip(run, to):
-    """Each from its own checkpoint (`train_blip.py --name itm.pt`) where there is one, else from blip.pt; each with the tower of its run."""
+    """Each with the tower of its run."""
     joint, vocab = Joint(), wordpiece()
     for name, tokens in (("caption", 40), ("vqa", 8), ("itm", 0)):
-        own, model = os.path.join(run, name + ".pt"), getattr(joint, name)
-        saved = torch.load(own if os.path.exists(own) else os.path.join(run, "blip.pt"))["model"]
-        model.load_state_dict(renamed(saved, (name + ".", "")))
+        model = getattr(joint, name)
+        model.load_state_dict(renamed(saved(run, name, "blip.pt"), (name + ".", "")))
         folder = os.path.join(to, "vlmd-" + name)
         if tokens:
             special = dict(bos_token_id=vocab["[DEC]"], eos_token_id=vocab["[SEP]"], pad_token_id=vocab["[PAD]"])
@@ -73,16 +78,16 @@ def clip(run, to):
     model = CLIPModel(clip_config(tokenizer))
     model.load_state_dict(renamed(torch.load(os.path.join(run, "clip.pt"))["model"], ("clip.", "")))
     finder = Clip(tokenizer)
-    finder.load_state_dict(torch.load(os.path.join(run, "find.pt"))["model"])
-    state = finder.state_dict()
+    finder.load_state_dict(saved(run, "detect", "find.pt"))
     detector = OwlViTForObjectDetection(owl_config(tokenizer))
-    parts = renamed(state, ("clip.vision_model.pre_layrnorm.", "owlvit.vision_model.pre_layernorm."),
+    parts = renamed(finder.state_dict(), ("clip.vision_model.pre_layrnorm.", "owlvit.vision_model.pre_layernorm."),
                     ("clip.vision_model.post_layernorm.", "unused."), ("clip.", "owlvit."),
                     ("owl_post.", "owlvit.vision_model.post_layernorm."), ("owl_norm.", "layer_norm."),
                     ("class_head.", "class_head."), ("box_head.", "box_head."))
     detector.load_state_dict({name: value for name, value in parts.items() if not name.startswith("unused.")})
     segmenter = CLIPSegForImageSegmentation(seg_config(tokenizer))
-    segmenter.load_state_dict(renamed(state, ("clip.", "clip."), ("decoder.", "decoder.")))
+    finder.load_state_dict(saved(run, "segment", "find.pt"))
+    segmenter.load_state_dict(renamed(finder.state_dict(), ("clip.", "clip."), ("decoder.", "decoder.")))
     for name, each, image, family in (("clip", model, "CLIP", "CLIP"), ("detect", detector, "OwlViT", "OwlViT"),
                                        ("segment", segmenter, "ViT", "CLIPSeg")):
         folder = os.path.join(to, "vlmd-" + name)

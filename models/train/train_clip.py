@@ -314,7 +314,7 @@ def train(rank, count, args):
     model = Clip(tokenizer)
     parameters = list(model.parameters())         # f32; the passes run on a bf16 copy
     find = args.find.split(",") if args.find else []
-    path = os.path.join(args.run, "find.pt" if find else "clip.pt")
+    path = os.path.join(args.run, args.name or ("find.pt" if find else "clip.pt"))
     if find:
         model.clip.text_model.requires_grad_(False)
     optimizer = Optimizer(model, args.lr, slow="clip.vision_model.", slowness=.35)
@@ -377,6 +377,7 @@ if __name__ == "__main__":
     parser.add_argument("--more", help="more.npz, from icons.py: further drawing styles")
     parser.add_argument("--find", help="the second part: detect, segment or, comma between, both")
     parser.add_argument("--start", help="the checkpoint of an earlier run to begin with: with --find its find.pt, else its text tower, of other words")
+    parser.add_argument("--name", help="the checkpoint's file name in DIR: clip.pt, with --find find.pt, unless given")
     parser.add_argument("--seed", type=int, default=0, help="scenes other than those of an earlier run")
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=64)
