@@ -51,8 +51,8 @@ Pictures composed as in training, from seeds never trained on (`../train/evaluat
 """
 
 # Trained with the styles of icons.py, too.
-MORE = {"vlmd-clip", "vlmd-detect", "vlmd-segment"}
-MORE_ART = "; in its last\n  64,000 scenes and more also EmojiOne 1 and 2, Noto Emoji v1, FxEmoji and Streamline Emojis (CC BY, CC BY-SA, Apache 2.0)"
+MORE = {"vlmd-clip", "vlmd-detect"}
+MORE_ART = ", later also\n  EmojiOne 1 and 2, Noto Emoji v1, FxEmoji and Streamline Emojis (CC BY, CC BY-SA, Apache 2.0)"
 
 LIMITS = """* Anything else: real photographs, text in pictures, people, actions; drawings of a style far from those above. It has no way to say
   "I don't know" and answers such pictures with the nearest word it has.
@@ -96,7 +96,8 @@ def main():
         text = HEAD.format(name=name, what=what, arch=arch, tag=tag, vision=VISION_LAYERS, width=WIDTH, heads=HEADS, inner=VISION_INNER,
                            text=TEXT_LAYERS, tinner=TEXT_INNER, size=os.path.getsize(path) / 1e6, n=N_CLASSES - len(things.SHAPES),
                            shapes=", ".join(s + "s" if not s.endswith("s") else s + "es" for s in things.SHAPES),
-                           colours=", ".join(things.COLOURS), words=words, measured=measured, stamped=stamped, limits=LIMITS + more_limits, more=MORE_ART if name in MORE else "")
+                           colours=", ".join(things.COLOURS), words=words, measured=measured, stamped=stamped, limits=LIMITS + more_limits,
+                           more=MORE_ART if name in MORE else "")
         with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
             file.write(text)
 
