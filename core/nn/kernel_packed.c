@@ -371,7 +371,8 @@ INLINE __m512 int4_scale(const char *scales, size_t group)
 INLINE void int4_rows(size_t n, size_t n_blocks, const char *x, size_t row_bytes,
                       const char *const *blocks, size_t n_in, float *values)
 {
-    size_t padded = packed_in(n_in);
+    size_t padded = packed_in(n_in), scales = padded * PACK_OUT / 2;
+    size_t each = packed_block_bytes(WEIGHT_INT4, n_in);
     __m512 sums[DOT_ROWS][PANEL_BLOCKS];
     const __m512i low = _mm512_set1_epi8(15);
 #pragma GCC unroll 6
@@ -391,11 +392,12 @@ INLINE void int4_rows(size_t n, size_t n_blocks, const char *x, size_t row_bytes
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) {
             __m512i even[PANEL_BLOCKS], odd[PANEL_BLOCKS];
+            size_t at = (4 * g + j) * 64;
+            struct ahead ahead = ahead_of(at, each, n_blocks);
 #pragma GCC unroll 4
             for (size_t b = 0; b < n_blocks; b++) {
-                const char *from = blocks[b] + (4 * g + j) * 64;
-                fetch(from, (struct ahead){FAR_AHEAD, AHEAD});
-                __m512i raw = _mm512_loadu_si512(from);
+                fetch(blocks[b], ahead);
+                __m512i raw = _mm512_loadu_si512(blocks[b] + at);
                 even[b] = _mm512_and_si512(raw, low);
                 odd[b] = _mm512_and_si512(_mm512_srli_epi16(raw, 4), low);
             }
@@ -412,7 +414,9 @@ INLINE void int4_rows(size_t n, size_t n_blocks, const char *x, size_t row_bytes
         }
 #pragma GCC unroll 4
         for (size_t b = 0; b < n_blocks; b++) {
-            __m512 scale = int4_scale(blocks[b] + padded * PACK_OUT / 2, g);
+            __m512 scale = int4_scale(blocks[b] + scales, g);
+            /* They lie behind the nibbles: by then it is late to fetch the next block's. */
+            __builtin_prefetch(blocks[b] + n_blocks * each + scales + g * PACK_OUT * 2, 0, 2);
 #pragma GCC unroll 6
             for (size_t r = 0; r < n; r++) {
                 __m512 step = (__m512)broadcast(steps + r * row_bytes);
