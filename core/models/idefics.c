@@ -394,42 +394,13 @@ static enum status encode_images(const struct model *model, const struct compute
 /* ---- texts -------------------------------------------------------------------------------------
  */
 
-static enum status tokenize(const struct model *model, enum task task, const char *text,
-                            size_t size, struct tokens *out, struct error *err)
-{
-    struct encode_options options = {0};
-    (void)task;
-    return tokenizer_encode(model->tokenizer, text, size, &options, out, err);
-}
-
-static enum status detokenize(const struct model *model, enum task task,
-                              const struct tokens *prompt, const int32_t *ids, size_t n,
-                              struct buffer *out, struct error *err)
-{
-    (void)task, (void)prompt;
-    return tokenizer_decode(model->tokenizer, ids, n, true, out, err);
-}
-
-static enum status check_places(const struct idefics *idefics, const struct tokens *tokens,
-                                size_t n_images, struct error *err)
-{
-    size_t n_places = 0;
-    for (size_t i = 0; i < tokens->n; i++)
-        n_places += tokens->ids[i] == idefics->image_id;
-    return n_places == n_images
-               ? STATUS_OK
-               : error_set(err, STATUS_UNPROCESSABLE,
-                           "the prompt has places for %zu pictures, but there are %zu: the text "
-                           "may not hold the model's own picture token",
-                           n_places, n_images);
-}
-
 /* A picture's token stays one. */
 static enum status place_images(const struct model *model, const struct pixels *images, size_t n,
                                 struct tokens *tokens, struct error *err)
 {
+    const struct idefics *idefics = model->state;
     (void)images;
-    return check_places(model->state, tokens, n, err);
+    return check_image_places(tokens, idefics->image_id, n, err);
 }
 
 /* ---- which token looks where -------------------------------------------------------------------
@@ -464,7 +435,7 @@ static enum status check_prompt(const struct idefics *idefics, const struct prom
             return error_set(
                 err, STATUS_INTERNAL, "features of %zu x %zu floats, expected %zu x %zu",
                 prompt->images[i]->n_rows, prompt->images[i]->dim, idefics->n_rows, dim);
-    if (check_places(idefics, prompt->text, prompt->n_images, err))
+    if (check_image_places(prompt->text, idefics->image_id, prompt->n_images, err))
         return err->status;
     return check_tokens(prompt->text, llama_n_words(config), config->n_positions, err);
 }
@@ -649,8 +620,8 @@ const struct architecture idefics_architecture = {
     .tasks = TASK_BIT(CAPTION) | TASK_BIT(VQA) | TASK_BIT(CHAT),
     .load = idefics_load,
     .free = idefics_free,
-    .tokenize = tokenize,
-    .detokenize = detokenize,
+    .tokenize = tokenize_conversation,
+    .detokenize = detokenize_conversation,
     .place_images = place_images,
     .encode_images = encode_images,
     .prefill = prefill,

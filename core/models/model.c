@@ -257,6 +257,42 @@ enum status check_tokens(const struct tokens *tokens, size_t n_vocab, size_t n_m
     return STATUS_OK;
 }
 
+size_t count_token(const struct tokens *tokens, int32_t id)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < tokens->n; i++)
+        n += tokens->ids[i] == id;
+    return n;
+}
+
+enum status check_image_places(const struct tokens *tokens, int32_t image_id, size_t n_images,
+                               struct error *err)
+{
+    size_t n_places = count_token(tokens, image_id);
+    return n_places == n_images
+               ? STATUS_OK
+               : error_set(err, STATUS_UNPROCESSABLE,
+                           "the prompt has places for %zu pictures, but there are %zu: the text "
+                           "may not hold the model's own picture token",
+                           n_places, n_images);
+}
+
+enum status tokenize_conversation(const struct model *model, enum task task, const char *text,
+                                  size_t size, struct tokens *out, struct error *err)
+{
+    struct encode_options options = {0};
+    (void)task;
+    return tokenizer_encode(model->tokenizer, text, size, &options, out, err);
+}
+
+enum status detokenize_conversation(const struct model *model, enum task task,
+                                    const struct tokens *prompt, const int32_t *ids, size_t n,
+                                    struct buffer *out, struct error *err)
+{
+    (void)task, (void)prompt;
+    return tokenizer_decode(model->tokenizer, ids, n, true, out, err);
+}
+
 enum status model_tokenize(const struct model *model, enum task task, const char *text, size_t size,
                            struct tokens *out, struct error *err)
 {

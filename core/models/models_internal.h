@@ -58,6 +58,20 @@ void dual_embed_texts(const struct compute *compute, const struct linear *projec
 enum status check_tokens(const struct tokens *tokens, size_t n_vocab, size_t n_max,
                          struct error *err);
 
+/* How often an id stands among the tokens. */
+size_t count_token(const struct tokens *tokens, int32_t id);
+/* STATUS_UNPROCESSABLE unless image_id, a picture's place, stands there n_images times. */
+enum status check_image_places(const struct tokens *tokens, int32_t image_id, size_t n_images,
+                               struct error *err);
+
+/* A conversation's text to tokens, none added (its template writes them), and what is generated
+ * back to text: `tokenize` and `detokenize` of models that converse. */
+enum status tokenize_conversation(const struct model *model, enum task task, const char *text,
+                                  size_t size, struct tokens *out, struct error *err);
+enum status detokenize_conversation(const struct model *model, enum task task,
+                                    const struct tokens *prompt, const int32_t *ids, size_t n,
+                                    struct buffer *out, struct error *err);
+
 /* Whether a transformer of these sizes can be: STATUS_BAD_CHECKPOINT otherwise. */
 enum status config_check_layers(size_t dim, size_t n_heads, size_t n_layers, struct error *err);
 

@@ -251,30 +251,6 @@ static enum status encode_images(const struct model *model, const struct compute
 /* ---- texts -------------------------------------------------------------------------------------
  */
 
-static enum status tokenize(const struct model *model, enum task task, const char *text,
-                            size_t size, struct tokens *out, struct error *err)
-{
-    struct encode_options options = {0};
-    (void)task;
-    return tokenizer_encode(model->tokenizer, text, size, &options, out, err);
-}
-
-static enum status detokenize(const struct model *model, enum task task,
-                              const struct tokens *prompt, const int32_t *ids, size_t n,
-                              struct buffer *out, struct error *err)
-{
-    (void)task, (void)prompt;
-    return tokenizer_decode(model->tokenizer, ids, n, true, out, err);
-}
-
-static size_t count_images(const struct qwen *qwen, const struct tokens *tokens)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < tokens->n; i++)
-        n += tokens->ids[i] == qwen->image_id;
-    return n;
-}
-
 /* How many rows a picture becomes. */
 static size_t rows_of(const struct qwen *qwen, const struct pixels *pixels)
 {
@@ -286,12 +262,9 @@ static enum status place_images(const struct model *model, const struct pixels *
                                 struct tokens *tokens, struct error *err)
 {
     const struct qwen *qwen = model->state;
-    size_t n_places = count_images(qwen, tokens), n_tokens = tokens->n - n_places;
-    if (n_places != n)
-        return error_set(err, STATUS_UNPROCESSABLE,
-                         "the prompt has places for %zu pictures, but there are %zu: the text may "
-                         "not hold the model's own picture token",
-                         n_places, n);
+    size_t n_tokens = tokens->n - n;
+    if (check_image_places(tokens, qwen->image_id, n, err))
+        return err->status;
     for (size_t i = 0; i < n; i++)
         n_tokens += rows_of(qwen, &images[i]);
     if (n_tokens >= model->traits.context_length)
@@ -320,7 +293,7 @@ static enum status check_prompt(const struct qwen *qwen, const struct prompt *pr
                                 struct error *err)
 {
     const struct llama_config *config = &qwen->text.config;
-    size_t n_rows = 0, n_places = count_images(qwen, prompt->text);
+    size_t n_rows = 0, n_places = count_token(prompt->text, qwen->image_id);
     for (size_t i = 0; i < prompt->n_images; i++) {
         const struct features *image = prompt->images[i];
         if (image->dim != config->dim || image->n_rows != image->grid_height * image->grid_width ||
@@ -452,8 +425,8 @@ const struct architecture qwen2_5_vl_architecture = {
     .load = qwen_load,
     .free = qwen_free,
     .preprocess = preprocess,
-    .tokenize = tokenize,
-    .detokenize = detokenize,
+    .tokenize = tokenize_conversation,
+    .detokenize = detokenize_conversation,
     .plain_template = plain_template,
     .place_images = place_images,
     .encode_images = encode_images,
