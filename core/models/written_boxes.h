@@ -4,13 +4,17 @@
  *
  *   BOXES_AS_LOCATIONS  (PaliGemma) asked "detect cat ; dog"; writes, for each box,
  *                       <locYYYY><locXXXX><locYYYY><locXXXX> label, with " ; " between: y_min,
- * x_min, y_max, x_max in 1/1024 of the picture. <segNNN> words after them (the mask's code) are
- * passed over. Other numbers of <loc…> in a row than four are no box. BOXES_AS_JSON (Qwen2.5-VL)
- * asked "Outline the position of each cat, each dog and output all the coordinates in JSON format."
- * (one expression: "Locate …, output its bbox coordinates using JSON format."); writes a list of
- * {"bbox_2d": [x_min, y_min, x_max, y_max], "label": …} in pixels of the picture as it was resized
- *                       for the model. What stands around the objects (a code fence, other words)
- *                       is passed over, and an object that is broken or cut off is dropped alone.
+ *                       x_min, y_max, x_max in 1/1024 of the picture. <segNNN> words after them
+ *                       (the mask's code) are passed over. Other numbers of <loc…> in a row than
+ *                       four are no box.
+ *
+ *   BOXES_AS_JSON       (Qwen2.5-VL) asked "Outline the position of each cat, each dog and output
+ *                       all the coordinates in JSON format." (one expression: "Locate …, output
+ *                       its bbox coordinates using JSON format."); writes a list of {"bbox_2d":
+ *                       [x_min, y_min, x_max, y_max], "label": …} in pixels of the picture as it
+ *                       was resized for the model. What stands around the objects (a code fence,
+ *                       other words) is passed over, and an object that is broken or cut off is
+ *                       dropped alone.
  *
  * Boxes come cut at the picture's edges; those that end before they begin, or lie outside the
  * picture, are dropped.

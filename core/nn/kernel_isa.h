@@ -18,6 +18,8 @@ void KERNEL(linear_block)(const struct linear_job *job, size_t row, size_t n_row
                           size_t n_out);
 bool KERNEL(packed_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                           size_t n_out);
+bool KERNEL(packed_wide)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
+                         size_t n_out);
 bool KERNEL(conv_block)(const struct conv_job *job, size_t row, size_t n_rows, size_t out,
                         size_t n_out);
 bool KERNEL(winograd_block)(const struct conv_job *job, size_t row, size_t n_rows, size_t out,
@@ -29,13 +31,13 @@ void KERNEL(attention_few)(const struct attention_shape *shape, const struct att
 void KERNEL(attention_tiles)(const struct attention_shape *shape, const struct attention_item *item,
                              size_t head, size_t q0, size_t n_q);
 double KERNEL(bf16_gain)(void);
-void BASE_KERNEL(activate)(enum activation activation, float *x, size_t n);
+void KERNEL(activate)(enum activation activation, float *x, size_t n);
 void KERNEL(softmax_row)(float *x, size_t n);
 float KERNEL(log_sum_row)(const float *x, size_t n);
 void KERNEL(layer_norm_row)(const struct norm *norm, const float *x, float *y, uint16_t *y_bf16);
 void KERNEL(rms_norm_row)(const struct norm *norm, const float *x, float *y, uint16_t *y_bf16);
 void KERNEL(f32_to_bf16)(const float *src, size_t n, uint16_t *dst);
-void KERNEL(dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst);
+void BASE_KERNEL(dtype_to_f32)(const void *src, enum dtype dtype, size_t n, float *dst);
 void KERNEL(dot_rows)(enum dot_form form, const void *rows, const float *scales, size_t n,
                       size_t dim, const float *query, float *scores);
 

@@ -5,21 +5,21 @@
  * Rows of x are first brought into the weights' kind of number, row after row, in the thread's
  * scratch. Then, PANEL outputs at a time:
  *
- * tiles   (AMX) 32 rows × 32 outputs in four tiles, 64 bytes of inputs a step. int4 is first
- *         unpacked to bf16 in scratch.
- * dots    (AVX512-BF16, -VNNI) 6 rows × 64 outputs in 24 registers: the outputs lie in the lanes, a
- *         word of inputs is broadcast. Few rows read the weights once, as fast as memory gives
- *         them. Up to INT4_FEW_ROWS rows against int4 are rounded to 8 bits with a step per group,
- * far finer than the weights are, and multiplied by VNNI. widened (any other chip) a stretch of
- * weights becomes f32 in the first cache, x stays f32.
+ *   tiles  (AMX) 32 rows × 32 outputs in four tiles, 64 bytes of inputs a step. int4 is first
+ *          unpacked to bf16 in scratch.
+ *   dots   (AVX512-BF16, -VNNI) 6 rows × 64 outputs in 24 registers: the outputs lie in the lanes,
+ *          a word of inputs is broadcast. Few rows read the weights once, as fast as memory gives
+ *          them. Up to INT4_FEW_ROWS rows against int4 are rounded to 8 bits with a step per
+ *          group, far finer than the weights are, and multiplied by VNNI.
+ *
+ * Any other chip widens the weights (kernel_packed_wide.c).
  *
  * All forms end with the sums as f32 in values[row][PANEL], where finish() takes them.
  */
 #if defined(__AMX_TILE__)
 #include "core/nn/kernel_amx.h"
 #endif
-#include "core/nn/kernel_finish.h"
-#include "core/nn/packed.h"
+#include "core/nn/kernel_packed.h"
 
 enum {
     DOT_ROWS = 6, /* that dots take at once */
@@ -29,47 +29,7 @@ enum {
     ROWS_BYTES = 1024 * 1024, /* of scratch, for rows; the rest is for weights unpacked */
 };
 
-/* A block past the last one stands for the last one; its results are not stored. */
-static void panel_blocks(const struct linear *linear, size_t out, const char *blocks[PANEL_BLOCKS])
-{
-    size_t each = packed_block_bytes(linear->form, linear->n_in);
-    size_t last = (linear->n_out - 1) / PACK_OUT;
-    for (size_t b = 0; b < PANEL_BLOCKS; b++)
-        blocks[b] = (const char *)linear->packed + min_size(out / PACK_OUT + b, last) * each;
-}
-
 /* ---- rows ------------------------------------------------------------------------------------ */
-
-/* Where a row of x comes from: itself, or the pixels under a convolution's kernel, which gather()
- * puts one after another (0 outside the picture). */
-static void gather(const struct conv_rows *conv, const float *x, size_t row, float *to)
-{
-    size_t pixels = conv->out_height * conv->out_width, pixel = row % pixels;
-    const float *picture = x + row / pixels * conv->height * conv->width * conv->channels;
-    size_t top = pixel / conv->out_width * conv->stride;
-    size_t left = pixel % conv->out_width * conv->stride;
-    for (size_t ky = 0; ky < conv->kernel_height; ky++) {
-        for (size_t kx = 0; kx < conv->kernel_width; kx++, to += conv->channels) {
-            size_t py = top + ky - conv->padding, px = left + kx - conv->padding; /* may wrap */
-            if (py < conv->height && px < conv->width)
-                memcpy(to, picture + (py * conv->width + px) * conv->channels,
-                       conv->channels * sizeof *to);
-            else
-                memset(to, 0, conv->channels * sizeof *to);
-        }
-    }
-}
-
-/* A row of x as it is, f32 or bf16; of a convolution, gathered in f32. */
-static const void *row_of(const struct linear_job *job, size_t row, float *gathered)
-{
-    if (job->x_bf16)
-        return job->x_bf16 + row * job->linear->n_in;
-    if (!job->conv)
-        return job->x + row * job->linear->n_in;
-    gather(job->conv, job->x, row, gathered);
-    return gathered;
-}
 
 #if defined(__AVX512VNNI__)
 
@@ -232,7 +192,7 @@ static const char *pack_rows(const struct linear_job *job, struct scratch *scrat
     float *gathered = (float *)(packed + ROWS_BYTES);
     bool is_bf16 = job->x_bf16;
     for (size_t r = 0; r < n_rows; r++) {
-        const void *from = row_of(job, row + r, gathered);
+        const void *from = packed_row_at(job, row + r, gathered);
         struct packed_row to = place_of(job, packed, r, n_rows, row_bytes);
         if (job->linear->form == WEIGHT_INT8)
             row_to_int8(from, is_bf16, n_in, padded, to, &scratch->row_scale[r],
@@ -562,6 +522,12 @@ INLINE void fetch_results(const struct linear_job *job, size_t row, size_t n_row
 
 /* ---- a panel --------------------------------------------------------------------------------- */
 
+static void panel_blocks(const struct linear *linear, size_t out, const char *blocks[PANEL_BLOCKS])
+{
+    for (size_t b = 0; b < PANEL_BLOCKS; b++)
+        blocks[b] = packed_block_at(linear, out + b * PACK_OUT);
+}
+
 /* All rows against the panel at `out`, n of it real. */
 static void panel(const struct linear_job *job, const struct scratch *scratch, const char *x,
                   size_t row_bytes, size_t row, size_t n_rows, size_t out, size_t n,
@@ -666,143 +632,6 @@ static bool by_units(const struct linear_job *job, size_t row, size_t n_rows, si
 
 #endif /* __AVX512VNNI__ */
 
-/* ---- widened --------------------------------------------------------------------------------- */
-
-enum {
-    STRETCH = 256, /* inputs widened at a time: 16 KB */
-    WIDE_ROWS = LANES == 16      ? 12
-                : LANES == 8     ? 4
-                : MANY_REGISTERS ? 4
-                                 : 2,
-    WIDE_VECS = PACK_OUT / LANES,
-};
-
-INLINE ivec word_load(const char *from)
-{
-    return (ivec)vec_load((const float *)from);
-}
-
-/* Inputs [k, k + n) of a block as f32, to[n][PACK_OUT]; k and n multiples of INT4_GROUP. */
-static void widen(enum weight_form form, const char *block, size_t n_in, size_t k, size_t n,
-                  float *to)
-{
-    size_t padded = packed_in(n_in);
-    for (size_t lane = 0; lane < PACK_OUT; lane += LANES) {
-        if (form == WEIGHT_BF16) {
-            for (size_t i = 0; i < n; i += 2) {
-                ivec words = word_load(block + (k + i) * PACK_OUT * 2 + lane * 4);
-                vec_store(to + i * PACK_OUT + lane, (vec)(words << 16));
-                vec_store(to + (i + 1) * PACK_OUT + lane, (vec)(words & (int32_t)0xFFFF0000));
-            }
-        } else if (form == WEIGHT_INT8) {
-            vec scale = vec_load((const float *)(block + padded * PACK_OUT) + lane);
-            for (size_t i = 0; i < n; i += 4) {
-                ivec words = word_load(block + (k + i) * PACK_OUT + lane * 4);
-                for (int b = 0; b < 4; b++)
-                    vec_store(to + (i + (size_t)b) * PACK_OUT + lane,
-                              __builtin_convertvector(words << (24 - 8 * b) >> 24, vec) * scale);
-            }
-        } else {
-            const char *scales = block + padded * PACK_OUT / 2;
-            for (size_t i = 0; i < n; i += 8) {
-                float scale[LANES];
-                for (size_t l = 0; l < LANES; l++) {
-                    uint16_t half;
-                    memcpy(&half,
-                           scales + ((k + i) / INT4_GROUP * PACK_OUT + lane + l) * sizeof half,
-                           sizeof half);
-                    uint32_t bits = (uint32_t)half << 16;
-                    memcpy(&scale[l], &bits, sizeof bits);
-                }
-                ivec words = word_load(block + (k + i) * PACK_OUT / 2 + lane * 4);
-                for (int j = 0; j < 8; j++) {
-                    ivec nibble = (words >> (16 * (j % 2) + 4 * (j / 2)) & 15) - 8;
-                    vec_store(to + (i + (size_t)j) * PACK_OUT + lane,
-                              __builtin_convertvector(nibble, vec) * vec_load(scale));
-                }
-            }
-        }
-    }
-}
-
-/* sums[n][PACK_OUT] += x · wide, for n <= WIDE_ROWS rows; rows past n repeat the last one. */
-static void wide_rows(const float *const *rows, size_t k, size_t n_k, const float *wide,
-                      float sums[WIDE_ROWS][PACK_OUT])
-{
-    vec total[WIDE_ROWS][WIDE_VECS];
-#pragma GCC unroll 12
-    for (int r = 0; r < WIDE_ROWS; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < WIDE_VECS; v++)
-            total[r][v] = vec_load(sums[r] + v * LANES);
-    for (size_t i = 0; i < n_k; i++) {
-        vec w[WIDE_VECS];
-#pragma GCC unroll 4
-        for (int v = 0; v < WIDE_VECS; v++)
-            w[v] = vec_load(wide + i * PACK_OUT + v * LANES);
-#pragma GCC unroll 12
-        for (int r = 0; r < WIDE_ROWS; r++)
-#pragma GCC unroll 4
-            for (int v = 0; v < WIDE_VECS; v++)
-                total[r][v] += rows[r][k + i] * w[v];
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < WIDE_ROWS; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < WIDE_VECS; v++)
-            vec_store(sums[r] + v * LANES, total[r][v]);
-}
-
-/* 48 rows share what was widened. */
-enum { WIDE_GROUP = 48 };
-
-static bool by_widening(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
-                        size_t n_out)
-{
-    const struct linear *linear = job->linear;
-    struct scratch *scratch = job->conv ? scratch_of_thread() : NULL;
-    if (job->conv && !scratch)
-        return false;
-    if (scratch)
-        scratch->job_id = 0;
-    const char *blocks[PANEL_BLOCKS];
-    size_t n_in = linear->n_in, group;
-    size_t group_max = min_size(job->conv ? SCRATCH_FLOATS / n_in : WIDE_GROUP, WIDE_GROUP);
-#if defined(__AVX512BF16__)
-    /* here only for want of scratch */
-    float one[PACK_IN_MAX];
-    group_max = job->x_bf16 ? 1 : group_max;
-#endif
-    for (size_t end_row = row + n_rows; row < end_row; row += group) {
-        group = min_size(group_max, end_row - row);
-        const float *rows[WIDE_GROUP + WIDE_ROWS];
-#if defined(__AVX512BF16__)
-        for (size_t k = 0; job->x_bf16 && k < n_in; k += 16) {
-            __m512 wide = inputs_load(job->x_bf16 + row * n_in, true, k, n_in);
-            vec_store_part(one + k, (vec)wide, min_size(16, n_in - k));
-        }
-#endif
-        for (size_t r = 0; r < group + WIDE_ROWS; r++)
-            rows[r] = r >= group ? rows[group - 1]
-                      : scratch  ? row_of(job, row + r, scratch->floats + r * n_in)
-                                 : row_of(job, row + r, NULL);
-        for (size_t o = out; o < out + n_out; o += PACK_OUT) {
-            float sums[WIDE_GROUP + WIDE_ROWS][PACK_OUT] = {0};
-            _Alignas(64) float wide[STRETCH * PACK_OUT];
-            panel_blocks(linear, o, blocks);
-            for (size_t k = 0; k < n_in; k += STRETCH) {
-                widen(linear->form, blocks[0], n_in, k, min_size(STRETCH, packed_in(n_in) - k),
-                      wide);
-                for (size_t r = 0; r < group; r += WIDE_ROWS)
-                    wide_rows(rows + r, k, min_size(STRETCH, n_in - k), wide, sums + r);
-            }
-            finish(job, NULL, sums[0], PACK_OUT, row, group, o,
-                   min_size(PACK_OUT, out + n_out - o));
-        }
-    }
-    return true;
-}
-
 bool KERNEL(packed_block)(const struct linear_job *job, size_t row, size_t n_rows, size_t out,
                           size_t n_out)
 {
@@ -814,5 +643,5 @@ bool KERNEL(packed_block)(const struct linear_job *job, size_t row, size_t n_row
         by_units(job, row, n_rows, out, n_out))
         return true;
 #endif
-    return by_widening(job, row, n_rows, out, n_out);
+    return KERNEL(packed_wide)(job, row, n_rows, out, n_out);
 }
