@@ -67,3 +67,45 @@ def nudged(model, seed, size=2e-4):
         for parameter in other.parameters():
             parameter.mul_(1 + size * torch.randn(parameter.shape, generator=generator))
     return other
+
+
+def converse(loaded, model, conversations, generate):
+    """{name: [a greedy run, one of three beams]}. loaded.inputs(messages) → prompt, pictures, inputs; generate(inputs) → what run() calls."""
+    results = {}
+    for name, messages in conversations.items():
+        prompt, pictures, inputs = loaded.inputs(messages)
+        start = inputs["input_ids"][0].tolist()
+        results[name] = []
+        for run_name, settings in (("greedy", {}), ("beam3", {"num_beams": 3})):
+            made = run(model, generate(inputs), settings)
+            made["texts"] = [loaded.tokenizer.decode(ids[len(start):], skip_special_tokens=True)
+                             for ids in made["sequences"]]
+            made.update(run=run_name, settings=settings, start_ids=start, prompt=prompt, pictures=pictures,
+                        messages=messages)
+            results[name].append(made)
+    return results
+
+
+def conversations_fault(results, loaded, again, most_alike):
+    """Why these are no goldens, or None. again(model) → the results of another model."""
+    greedy = [made[0] for made in results.values()]
+    if len({made["texts"][0] for made in greedy}) < len(greedy) - most_alike:
+        return "texts too much alike"
+    if min(made["margin"] for made in greedy) < 2e-3:
+        return "a near-tie"
+    for seed in 1, 2:
+        other = again(nudged(loaded.model, seed))
+        for name in results:
+            for a, b in zip(results[name], other[name]):
+                if a["sequences"] != b["sequences"]:
+                    return f"{name}, {a['run']} hangs on a near-tie"
+    return None
+
+
+def conversation_cases(out, results):
+    """Into a Golden."""
+    for conversation, runs in results.items():
+        for made in runs:
+            logits = made.pop("logits")
+            tensors = {"logits": logits} if logits is not None else {}
+            out.case(f"chat:{conversation}|{made['run']}", tensors, kind="chat", **made)

@@ -17,7 +17,7 @@ import corpus
 import torch
 from common import PICTURES, Golden, checkpoint_dir, open_rgb, parameters_of, read_json, report_checkpoint, scramble
 from common import write_json
-from generation import nudged, run
+from generation import conversation_cases, conversations_fault, converse
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
 from transformers import IdeficsConfig, IdeficsForVisionText2Text, IdeficsProcessor, PreTrainedTokenizerFast
 from transformers.models.idefics.image_processing_pil_idefics import IdeficsImageProcessorPil
@@ -229,36 +229,11 @@ def make(name, path, seed):
 
 
 def results_of(loaded, changed=None):
-    model, results = changed or loaded.model, {}
+    model = changed or loaded.model
     ends = [2] + ([loaded.turn] if loaded.turn else [])
     bad_words = [[token] for token in loaded.tokenizer.convert_tokens_to_ids([IMAGE, FAKE])]
-    for name, messages in CONVERSATIONS.items():
-        prompt, pictures, inputs = loaded.inputs(messages)
-        start = inputs["input_ids"][0].tolist()
-        results[name] = []
-        for run_name, settings in (("greedy", {}), ("beam3", {"num_beams": 3})):
-            made = run(model, lambda **kw: model.generate(**inputs, eos_token_id=ends, bad_words_ids=bad_words, **kw), settings)
-            made["texts"] = [loaded.tokenizer.decode(ids[len(start):], skip_special_tokens=True)
-                             for ids in made["sequences"]]
-            made.update(run=run_name, settings=settings, start_ids=start, prompt=prompt, pictures=pictures,
-                        messages=messages)
-            results[name].append(made)
-    return results
-
-
-def fault_of(loaded, results):
-    greedy = [made[0] for made in results.values()]
-    if len({made["texts"][0] for made in greedy}) < len(greedy) - 2:
-        return "texts too much alike"
-    if min(made["margin"] for made in greedy) < 2e-3:
-        return "a near-tie"
-    for seed in 1, 2:
-        other = results_of(loaded, nudged(loaded.model, seed))
-        for name in results:
-            for a, b in zip(results[name], other[name]):
-                if a["sequences"] != b["sequences"]:
-                    return f"{name}, {a['run']} hangs on a near-tie"
-    return None
+    return converse(loaded, model, CONVERSATIONS, lambda inputs: lambda **kw: model.generate(
+        **inputs, eos_token_id=ends, bad_words_ids=bad_words, **kw))
 
 
 def golden(name, seed, loaded, results):
@@ -268,11 +243,7 @@ def golden(name, seed, loaded, results):
         with torch.no_grad():
             out.case(f"image:{each}", {"pixel_values": pixels[0], "image_states": loaded.states(pixels)[0]}, kind="image",
                      picture=each)
-    for conversation, runs in results.items():
-        for made in runs:
-            logits = made.pop("logits")
-            tensors = {"logits": logits} if logits is not None else {}
-            out.case(f"chat:{conversation}|{made['run']}", tensors, kind="chat", **made)
+    conversation_cases(out, results)
     out.write()
 
 
@@ -283,7 +254,7 @@ def main():
             make(name, path, seed)
             loaded = Loaded(path)
             results = results_of(loaded)
-            fault = fault_of(loaded, results)
+            fault = conversations_fault(results, loaded, lambda other: results_of(loaded, other), 2)
             print(f"{name}, seed {seed}: {fault or 'good'}", flush=True)
             if not fault:
                 report_checkpoint(path)

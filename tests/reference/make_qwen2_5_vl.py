@@ -14,7 +14,7 @@ import sys
 import torch
 from common import PICTURES, Golden, checkpoint_dir, open_rgb, parameters_of, read_json, report_checkpoint, scramble
 from common import write_json
-from generation import nudged, run
+from generation import conversation_cases, conversations_fault, converse
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -223,35 +223,15 @@ def make(name, path, seed):
 
 
 def results_of(loaded, changed=None):
-    model, results = changed or loaded.model, {}
-    for name, messages in CONVERSATIONS.items():
-        prompt, pictures, inputs = loaded.inputs(messages)
-        start = inputs["input_ids"][0].tolist()
-        results[name] = []
-        for run_name, settings in (("greedy", {}), ("beam3", {"num_beams": 3})):
+    model = changed or loaded.model
+
+    def generate(inputs):
+        def made(**kw):
             model.model.rope_deltas = None
-            made = run(model, lambda **kw: model.generate(**inputs, **kw), settings)
-            made["texts"] = [loaded.tokenizer.decode(ids[len(start):], skip_special_tokens=True)
-                             for ids in made["sequences"]]
-            made.update(run=run_name, settings=settings, start_ids=start, prompt=prompt, pictures=pictures,
-                        messages=messages)
-            results[name].append(made)
-    return results
+            return model.generate(**inputs, **kw)
+        return made
 
-
-def fault_of(loaded, results):
-    greedy = [made[0] for made in results.values()]
-    if len({made["texts"][0] for made in greedy}) < len(greedy) - 1:
-        return "texts too much alike"
-    if min(made["margin"] for made in greedy) < 2e-3:
-        return "a near-tie"
-    for seed in 1, 2:
-        other = results_of(loaded, nudged(loaded.model, seed))
-        for name in results:
-            for a, b in zip(results[name], other[name]):
-                if a["sequences"] != b["sequences"]:
-                    return f"{name}, {a['run']} hangs on a near-tie"
-    return None
+    return converse(loaded, model, CONVERSATIONS, generate)
 
 
 def golden(name, seed, loaded, results):
@@ -264,11 +244,7 @@ def golden(name, seed, loaded, results):
         pixels = planar(seen["pixel_values"], grid, loaded.images.patch_size)
         out.case(f"image:{each}", {"pixel_values": pixels, "image_states": states}, kind="image", picture=each,
                  grid=[grid[1] // 2, grid[2] // 2])
-    for conversation, runs in results.items():
-        for made in runs:
-            logits = made.pop("logits")
-            tensors = {"logits": logits} if logits is not None else {}
-            out.case(f"chat:{conversation}|{made['run']}", tensors, kind="chat", **made)
+    conversation_cases(out, results)
     out.write()
 
 
@@ -280,7 +256,7 @@ def main():
             make(name, path, seed)
             loaded = Loaded(path)
             results = results_of(loaded)
-            fault = fault_of(loaded, results)
+            fault = conversations_fault(results, loaded, lambda other: results_of(loaded, other), 1)
             print(f"{name}, seed {seed}: {fault or 'good'}", flush=True)
             if not fault:
                 report_checkpoint(path)

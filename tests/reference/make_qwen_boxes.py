@@ -16,6 +16,7 @@ import re
 import make_qwen2_5_vl as qwen
 import torch
 from common import PICTURES, Golden, checkpoint_dir, open_rgb, parameters_of, report_checkpoint
+from generation import run
 
 NAME = "qwen2.5-vl-boxes-tiny"
 LESSONS = [  # task, picture, queries, answer
@@ -80,7 +81,7 @@ def main():
             inputs = loaded.inputs(messages_of(task, picture, queries))[2]
             start = inputs["input_ids"].shape[1]
             loaded.model.model.rope_deltas = None
-            made = qwen.run(loaded.model, lambda **kw: loaded.model.generate(**inputs, **kw), {"max_new_tokens": 256})
+            made = run(loaded.model, lambda **kw: loaded.model.generate(**inputs, **kw), {"max_new_tokens": 256})
             new = made["sequences"][0][start:]
             new = new[:-1] if new[-1] in loaded.model.generation_config.eos_token_id else new
             text = loaded.tokenizer.decode(new, skip_special_tokens=True)
